@@ -1,0 +1,17 @@
+# Flags that Ergon's own sources are compiled with; none of them reaches a project that uses the library.
+add_library(ergon_flags INTERFACE)
+target_compile_options(ergon_flags INTERFACE
+  -Wall -Wextra -Wshadow -Werror
+  # Loops with sqrt, comparisons and selects vectorise only without errno and trap semantics. NaN and infinity
+  # keep their meaning: -ffast-math is not used.
+  -fno-math-errno -fno-trapping-math)
+if(ERGON_NATIVE AND NOT ERGON_FUZZ)
+  target_compile_options(ergon_flags INTERFACE -march=native)
+endif()
+if(NOT CMAKE_BUILD_TYPE STREQUAL "Release")
+  target_compile_definitions(ergon_flags INTERFACE ERGON_DEBUG_CHECKS)
+endif()
+if(ERGON_SANITIZE)
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+endif()
