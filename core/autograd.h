@@ -4,15 +4,15 @@
 //
 //   Tensor relu(const Tensor& x) {
 //     Tensor y = ...;
-//     return autograd::record("relu", y, {x}, [y = autograd::save(y)](const Tensor& grad_output, const auto&) {
+//     return autograd::record("relu", y, {x}, [y = autograd::save(y)](const Tensor& grad_output, const auto&)
+//     {
 //       return autograd::Gradients{relu_backward(grad_output, y.get())};
 //     });
 //   }
 //
-// backward() runs the recorded nodes in reverse order of creation and adds up the gradients of leaves. Backward
-// functions run without recording: gradients of gradients are not supported.
+// backward() runs the recorded nodes in reverse order of creation and adds up the gradients of leaves.
+// Backward functions run without recording: gradients of gradients are not supported.
 
-#include <bitset>
 #include <functional>
 #include <initializer_list>
 #include <memory>
@@ -54,16 +54,16 @@ using Gradients = std::vector<Tensor>;
 // Which inputs want a gradient; a backward may leave out the others.
 class NeedsGrad {
  public:
+  explicit NeedsGrad(std::size_t inputs = 0) : bits_(inputs, false) {}
   bool operator[](int input) const { return bits_[static_cast<std::size_t>(input)]; }
-  void set(int input) { bits_.set(static_cast<std::size_t>(input)); }
-  bool any() const { return bits_.any(); }
+  void set(int input) { bits_[static_cast<std::size_t>(input)] = true; }
 
  private:
-  std::bitset<64> bits_;
+  std::vector<bool> bits_;
 };
 
-// A tensor kept for the backward pass, without its history. get() throws Error if an in-place operation has changed
-// the data since.
+// A tensor kept for the backward pass, without its history. get() throws Error if an in-place operation has
+// changed the data since.
 class SavedTensor {
  public:
   SavedTensor() = default;
@@ -81,7 +81,7 @@ inline SavedTensor save(const Tensor& tensor) { return SavedTensor(tensor); }
 class Node {
  public:
   Node(const char* op_name, std::span<const Tensor> inputs);
-  virtual ~Node() = default;
+  virtual ~Node();
   Node(const Node&) = delete;
   Node& operator=(const Node&) = delete;
 
@@ -139,12 +139,9 @@ void set_inplace_history(Tensor& self, std::shared_ptr<Node> node);
 
 }  // namespace detail
 
-// Makes `output` a result of `inputs`: backward(grad_output, needs) returns one gradient an input, each of the input's
-// shape and dtype. Does nothing when recording is off or no input requires a gradient. Undefined inputs are allowed.
-template <class Backward>
-Tensor record(const char* op, Tensor output, std::initializer_list<Tensor> inputs, Backward backward) {
-  return record(op, std::move(output), std::span(inputs.begin(), inputs.size()), std::move(backward));
-}
+// Makes `output` a result of `inputs`: backward(grad_output, needs) returns one gradient an input, each of
+// the input's shape and dtype. Does nothing when recording is off or no input requires a gradient. Undefined
+// inputs are allowed.
 template <class Backward>
 Tensor record(const char* op, Tensor output, std::span<const Tensor> inputs, Backward backward) {
   if (should_record(inputs)) {
@@ -152,6 +149,10 @@ Tensor record(const char* op, Tensor output, std::span<const Tensor> inputs, Bac
                         std::make_shared<detail::FunctionNode<Backward>>(op, inputs, std::move(backward)));
   }
   return output;
+}
+template <class Backward>
+Tensor record(const char* op, Tensor output, std::initializer_list<Tensor> inputs, Backward backward) {
+  return record(op, std::move(output), std::span(inputs.begin(), inputs.size()), std::move(backward));
 }
 
 // The same for several outputs: backward(span of grad_outputs, needs).
@@ -163,8 +164,8 @@ void record(const char* op, std::span<Tensor> outputs, std::span<const Tensor> i
   }
 }
 
-// To be called before an in-place write to `self`: throws Error where the write would break differentiation (a leaf
-// that requires a gradient; a view, when a gradient would have to flow through it).
+// To be called before an in-place write to `self`: throws Error where the write would break differentiation
+// (a leaf that requires a gradient; a view, when a gradient would have to flow through it).
 void check_inplace(const char* op, const Tensor& self, std::span<const Tensor> others = {});
 
 // To be called after the write: bumps the version and, where gradients flow, makes `self` the result of
@@ -175,23 +176,24 @@ void record_inplace(const char* op, Tensor& self, std::initializer_list<Tensor> 
   std::vector<Tensor> inputs{self};
   inputs.insert(inputs.end(), others.begin(), others.end());
   if (should_record(inputs)) {
-    detail::set_inplace_history(
-        self, std::make_shared<detail::FunctionNode<Backward>>(op, std::span<const Tensor>(inputs), std::move(backward)));
+    detail::set_inplace_history(self, std::make_shared<detail::FunctionNode<Backward>>(
+                                          op, std::span<const Tensor>(inputs), std::move(backward)));
   }
 }
 
-// Gradients of `outputs` weighted by `grad_outputs` (undefined: ones, for outputs of one element), added to the
-// grad() of every leaf.
-void backward(std::span<const Tensor> outputs, std::span<const Tensor> grad_outputs, bool retain_graph = false);
+// Gradients of `outputs` weighted by `grad_outputs` (undefined: ones, for outputs of one element), added to
+// the grad() of every leaf.
+void backward(std::span<const Tensor> outputs, std::span<const Tensor> grad_outputs,
+              bool retain_graph = false);
 
-// The same, but returns the gradients of `inputs` (leaves or not) and leaves every grad() as it is. An input that the
-// outputs do not depend on gets an undefined tensor.
+// The same, but returns the gradients of `inputs` (leaves or not) and leaves every grad() as it is. An input
+// that the outputs do not depend on gets an undefined tensor.
 std::vector<Tensor> grad(std::span<const Tensor> outputs, std::span<const Tensor> inputs,
                          std::span<const Tensor> grad_outputs = {}, bool retain_graph = false);
 
-// Activation checkpointing (Chen et al. 2016, arXiv 1604.06174): function(inputs) without keeping what its backward
-// needs; the function is run again, with the same random numbers, when the gradient arrives. Gradients also reach the
-// parameters that the function uses.
+// Activation checkpointing (Chen et al. 2016, arXiv 1604.06174): function(inputs) without keeping what its
+// backward needs; the function is run again, with the same random numbers, when the gradient arrives.
+// Gradients also reach the parameters that the function uses.
 Tensor checkpoint(std::function<Tensor(std::span<const Tensor>)> function, std::vector<Tensor> inputs);
 
 }  // namespace autograd

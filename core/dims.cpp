@@ -14,7 +14,8 @@ std::int64_t numel(const Shape& shape) {
 
 Strides contiguous_strides(const Shape& shape) {
   Strides strides = Dims::filled(shape.size(), 1);
-  for (int i = shape.size() - 2; i >= 0; --i) strides[i] = strides[i + 1] * std::max<std::int64_t>(shape[i + 1], 1);
+  for (int i = shape.size() - 2; i >= 0; --i)
+    strides[i] = strides[i + 1] * std::max<std::int64_t>(shape[i + 1], 1);
   return strides;
 }
 
@@ -26,8 +27,8 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, const char* op) {
     const std::int64_t from_a = i <= a.size() ? a[a.size() - i] : 1;
     const std::int64_t from_b = i <= b.size() ? b[b.size() - i] : 1;
     ERGON_CHECK(from_a == from_b || from_a == 1 || from_b == 1,
-                "[{}] shapes {} and {} do not broadcast: sizes {} and {} at dimension {} from the end", op, a, b,
-                from_a, from_b, i);
+                "[{}] shapes {} and {} do not broadcast: sizes {} and {} at dimension {} from the end", op, a,
+                b, from_a, from_b, i);
     result[ndim - i] = from_a == 1 ? from_b : from_a;
   }
   return result;
@@ -35,7 +36,8 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, const char* op) {
 
 int wrap_dim(std::int64_t dim, int ndim, const char* op) {
   const int range = std::max(ndim, 1);
-  ERGON_CHECK(dim >= -range && dim < range, "[{}] dimension {}: expected one in [{}, {})", op, dim, -range, range);
+  ERGON_CHECK(dim >= -range && dim < range, "[{}] dimension {}: expected one in [{}, {})", op, dim, -range,
+              range);
   return static_cast<int>(dim < 0 ? dim + range : dim);
 }
 

@@ -21,7 +21,8 @@ class Dims {
   Dims(std::initializer_list<std::int64_t> values) : Dims(std::span(values.begin(), values.size())) {}
   Dims(const std::vector<std::int64_t>& values) : Dims(std::span(values)) {}  // NOLINT(runtime/explicit)
   explicit Dims(std::span<const std::int64_t> values) {
-    ERGON_CHECK(values.size() <= kMaxDims, "{} dimensions: at most {} are supported", values.size(), kMaxDims);
+    ERGON_CHECK(values.size() <= kMaxDims, "{} dimensions: at most {} are supported", values.size(),
+                kMaxDims);
     for (std::int64_t value : values) values_[size_++] = value;
   }
   // `size` copies of `value`.

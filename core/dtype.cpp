@@ -27,15 +27,22 @@ constexpr std::array<DTypeInfo, 9> kDTypes{{{DType::f32, "f32", 4},
 // Rank in promotion: bool < u8, i8 < i32 < i64 < bf16, f16 < f32 < f64.
 int rank(DType dtype) {
   switch (dtype) {
-    case DType::boolean: return 0;
+    case DType::boolean:
+      return 0;
     case DType::u8:
-    case DType::i8: return 1;
-    case DType::i32: return 2;
-    case DType::i64: return 3;
+    case DType::i8:
+      return 1;
+    case DType::i32:
+      return 2;
+    case DType::i64:
+      return 3;
     case DType::bf16:
-    case DType::f16: return 4;
-    case DType::f32: return 5;
-    case DType::f64: return 6;
+    case DType::f16:
+      return 4;
+    case DType::f32:
+      return 5;
+    case DType::f64:
+      return 6;
   }
   return 0;
 }

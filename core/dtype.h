@@ -25,8 +25,8 @@ constexpr bool is_floating_point(DType dtype) {
 // bf16 and f16: stored in 16 bits, computed in fp32.
 constexpr bool is_half(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16; }
 
-// The type that a result of combining a and b has: floating point before integer before bool, the wider before
-// the narrower, and f32 for bf16 with f16.
+// The type that a result of combining a and b has: floating point before integer before bool, the wider
+// before the narrower, and f32 for bf16 with f16.
 DType promote(DType a, DType b);
 
 }  // namespace ergon

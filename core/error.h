@@ -1,6 +1,7 @@
 #pragma once
 
-// Errors and the two kinds of check: ERGON_CHECK for a user's mistake, ERGON_INTERNAL_ASSERT for a bug of ours.
+// Errors and the two kinds of check: ERGON_CHECK for a user's mistake, ERGON_INTERNAL_ASSERT for a bug of
+// ours.
 
 #include <stdexcept>
 #include <string>
@@ -32,16 +33,16 @@ namespace detail {
 #define ERGON_FAIL(...) ::ergon::detail::throw_error(::fmt::format(__VA_ARGS__))
 
 // ERGON_CHECK(condition, format, arguments...): a user's mistake.
-#define ERGON_CHECK(condition, ...)          \
-  do {                                       \
-    if (!(condition)) [[unlikely]] {         \
-      ERGON_FAIL(__VA_ARGS__);               \
-    }                                        \
+#define ERGON_CHECK(condition, ...)  \
+  do {                               \
+    if (!(condition)) [[unlikely]] { \
+      ERGON_FAIL(__VA_ARGS__);       \
+    }                                \
   } while (false)
 
-#define ERGON_INTERNAL_ASSERT(condition)                                       \
-  do {                                                                         \
-    if (!(condition)) [[unlikely]] {                                           \
-      ::ergon::detail::throw_internal(__FILE__, __LINE__, #condition);         \
-    }                                                                          \
+#define ERGON_INTERNAL_ASSERT(condition)                               \
+  do {                                                                 \
+    if (!(condition)) [[unlikely]] {                                   \
+      ::ergon::detail::throw_internal(__FILE__, __LINE__, #condition); \
+    }                                                                  \
   } while (false)

@@ -41,11 +41,16 @@ using accumulate_t = std::conditional_t<std::is_same_v<T, double>, double, float
 template <class F>
 decltype(auto) dispatch_floating(DType dtype, const char* op, F&& f) {
   switch (dtype) {
-    case DType::f32: return f(TypeTag<float>{});
-    case DType::bf16: return f(TypeTag<bf16>{});
-    case DType::f16: return f(TypeTag<f16>{});
-    case DType::f64: return f(TypeTag<double>{});
-    default: ERGON_FAIL("[{}] dtype {}: expected one of f32, bf16, f16, f64", op, name_of(dtype));
+    case DType::f32:
+      return f(TypeTag<float>{});
+    case DType::bf16:
+      return f(TypeTag<bf16>{});
+    case DType::f16:
+      return f(TypeTag<f16>{});
+    case DType::f64:
+      return f(TypeTag<double>{});
+    default:
+      ERGON_FAIL("[{}] dtype {}: expected one of f32, bf16, f16, f64", op, name_of(dtype));
   }
 }
 
@@ -53,9 +58,12 @@ decltype(auto) dispatch_floating(DType dtype, const char* op, F&& f) {
 template <class F>
 decltype(auto) dispatch_index(DType dtype, const char* op, F&& f) {
   switch (dtype) {
-    case DType::i32: return f(TypeTag<std::int32_t>{});
-    case DType::i64: return f(TypeTag<std::int64_t>{});
-    default: ERGON_FAIL("[{}] index dtype {}: expected i32 or i64", op, name_of(dtype));
+    case DType::i32:
+      return f(TypeTag<std::int32_t>{});
+    case DType::i64:
+      return f(TypeTag<std::int64_t>{});
+    default:
+      ERGON_FAIL("[{}] index dtype {}: expected i32 or i64", op, name_of(dtype));
   }
 }
 
@@ -63,15 +71,24 @@ decltype(auto) dispatch_index(DType dtype, const char* op, F&& f) {
 template <class F>
 decltype(auto) dispatch_all(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::f32: return f(TypeTag<float>{});
-    case DType::bf16: return f(TypeTag<bf16>{});
-    case DType::f16: return f(TypeTag<f16>{});
-    case DType::f64: return f(TypeTag<double>{});
-    case DType::i8: return f(TypeTag<std::int8_t>{});
-    case DType::u8: return f(TypeTag<std::uint8_t>{});
-    case DType::i32: return f(TypeTag<std::int32_t>{});
-    case DType::i64: return f(TypeTag<std::int64_t>{});
-    case DType::boolean: return f(TypeTag<bool>{});
+    case DType::f32:
+      return f(TypeTag<float>{});
+    case DType::bf16:
+      return f(TypeTag<bf16>{});
+    case DType::f16:
+      return f(TypeTag<f16>{});
+    case DType::f64:
+      return f(TypeTag<double>{});
+    case DType::i8:
+      return f(TypeTag<std::int8_t>{});
+    case DType::u8:
+      return f(TypeTag<std::uint8_t>{});
+    case DType::i32:
+      return f(TypeTag<std::int32_t>{});
+    case DType::i64:
+      return f(TypeTag<std::int64_t>{});
+    case DType::boolean:
+      return f(TypeTag<bool>{});
   }
   ERGON_FAIL("dtype {} is not a DType", static_cast<int>(dtype));
 }

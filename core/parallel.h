@@ -38,7 +38,7 @@ void parallel_for(std::int64_t begin, std::int64_t end, std::int64_t grain, F&& 
   const std::int64_t pieces =
       std::min<std::int64_t>(num_threads(), (size + grain - 1) / std::max<std::int64_t>(grain, 1));
   if (pieces > 1 && !in_parallel_region()) {
-#pragma omp parallel num_threads(static_cast<int>(pieces))
+#pragma omp parallel num_threads(static_cast <int>(pieces))
     {
       const std::int64_t count = omp_get_num_threads();
       const std::int64_t index = omp_get_thread_num();

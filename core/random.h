@@ -1,8 +1,8 @@
 #pragma once
 
 // Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
-// SC 2011). Element i of a stream is a pure function of (seed, offset, i), so every device and every thread count
-// gives the same numbers, and a resumed run goes on with the same ones.
+// SC 2011). Element i of a stream is a pure function of (seed, offset, i), so every device and every thread
+// count gives the same numbers, and a resumed run goes on with the same ones.
 
 #include <array>
 #include <cstdint>
@@ -61,8 +61,8 @@ class Generator {
   PhiloxState state_;
 };
 
-// The generator that factories, initialisers and dropout use when none is given. One for the process; use it from
-// one thread.
+// The generator that factories, initialisers and dropout use when none is given. One for the process; use it
+// from one thread.
 Generator& default_generator();
 
 // Restarts the default generator.

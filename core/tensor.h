@@ -3,8 +3,8 @@
 // Tensor: a cheap handle on strided storage. Copying a Tensor shares the data; clone() copies it. Names and
 // semantics follow LibTorch where its users know them.
 //
-// Dimension arguments may be negative (counted from the end). Every method throws Error, naming the operation and
-// the shapes, when its arguments do not fit.
+// Dimension arguments may be negative (counted from the end). Every method throws Error, naming the operation
+// and the shapes, when its arguments do not fit.
 
 #include <cstdint>
 #include <functional>
@@ -105,12 +105,13 @@ class Tensor {
   Tensor grad() const;
   void set_grad(Tensor grad);
   void zero_grad() { set_grad({}); }
-  // Gradients of this tensor (one element, unless `gradient` is given) with respect to every leaf, added to their
-  // grad(). Frees the graph unless retain_graph.
+  // Gradients of this tensor (one element, unless `gradient` is given) with respect to every leaf, added to
+  // their grad(). Frees the graph unless retain_graph.
   void backward(const Tensor& gradient = {}, bool retain_graph = false) const;
   // Called with the gradient of this tensor once it is complete; a defined result replaces it.
   void register_hook(std::function<Tensor(const Tensor&)> hook) const;
-  // For a leaf: called each time a backward has finished adding to its grad(). Data parallelism overlaps on it.
+  // For a leaf: called each time a backward has finished adding to its grad(). Data parallelism overlaps on
+  // it.
   void register_post_accumulate_grad_hook(std::function<void(const Tensor&)> hook) const;
 
   // --- for the library and for modules ---
@@ -140,12 +141,15 @@ Tensor zeros_like(const Tensor& tensor);
 Tensor arange(std::int64_t start, std::int64_t end, std::int64_t step = 1,
               const TensorOptions& options = {.dtype = DType::i64});
 // Uniform in [0, 1).
-Tensor rand(const Shape& shape, const TensorOptions& options = {}, Generator& generator = default_generator());
+Tensor rand(const Shape& shape, const TensorOptions& options = {},
+            Generator& generator = default_generator());
 // Standard normal (Box-Muller).
-Tensor randn(const Shape& shape, const TensorOptions& options = {}, Generator& generator = default_generator());
+Tensor randn(const Shape& shape, const TensorOptions& options = {},
+             Generator& generator = default_generator());
 // Integers in [low, high).
 Tensor randint(std::int64_t low, std::int64_t high, const Shape& shape,
-               const TensorOptions& options = {.dtype = DType::i64}, Generator& generator = default_generator());
+               const TensorOptions& options = {.dtype = DType::i64},
+               Generator& generator = default_generator());
 // A copy of `values` in row-major order.
 template <class T>
 Tensor from_vector(const std::vector<T>& values, const Shape& shape, const TensorOptions& options = {});

@@ -1,6 +1,7 @@
 #pragma once
 
-// What a Tensor handle points at. For core/ and for code that builds tensors without a factory; ops use Tensor.
+// What a Tensor handle points at. For core/ and for code that builds tensors without a factory; ops use
+// Tensor.
 
 #include <atomic>
 #include <memory>
@@ -10,8 +11,9 @@
 namespace ergon {
 
 struct Storage {
-  Storage(Device storage_device, std::int64_t storage_bytes);           // allocates
-  Storage(void* blob, std::int64_t blob_bytes, std::shared_ptr<void> blob_owner);  // CPU memory of somebody else
+  Storage(Device storage_device, std::int64_t storage_bytes);  // allocates
+  Storage(void* blob, std::int64_t blob_bytes,
+          std::shared_ptr<void> blob_owner);  // CPU memory of somebody else
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
