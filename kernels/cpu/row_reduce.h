@@ -1,0 +1,91 @@
+#pragma once
+
+// Sum, maximum and minimum of a contiguous run, in an order that depends on its length alone.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "kernels/reduce.h"
+
+namespace ergon::kernels::cpu {
+
+// op(a, b); NaN passes through max and min.
+template <ReduceOp op, class T>
+inline T combine(T a, T b) {
+  if constexpr (op == ReduceOp::sum) return a + b;
+  if constexpr (op == ReduceOp::max) return a > b || a != a ? a : b;
+  if constexpr (op == ReduceOp::min) return a < b || a != a ? a : b;
+}
+
+// What op of no elements is.
+template <class T>
+constexpr T identity(ReduceOp op) {
+  using Limits = std::numeric_limits<T>;
+  if (op == ReduceOp::sum) return T(0);
+  if constexpr (Limits::has_infinity) return op == ReduceOp::max ? -Limits::infinity() : Limits::infinity();
+  return op == ReduceOp::max ? Limits::lowest() : Limits::max();
+}
+
+namespace row_reduce_detail {
+
+// 64 bytes: what the compiler keeps in one AVX-512 register, two of AVX or four of SSE. Spelled out, because
+// without it the order of additions would depend on the machine, or the loop not be vectorised at all.
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(64)));
+  static constexpr int lanes = 64 / sizeof(T);
+};
+
+// a = op(a, b), lane by lane.
+template <ReduceOp op, class V>
+inline void combine_into(V& a, const V& b) {
+  if constexpr (op == ReduceOp::sum) a = a + b;
+  if constexpr (op == ReduceOp::max) a = (a > b) | (a != a) ? a : b;
+  if constexpr (op == ReduceOp::min) a = (a < b) | (a != a) ? a : b;
+}
+
+// Up to a few thousand elements, in four vectors of partial results.
+template <ReduceOp op, class T>
+inline T reduce_short(const T* x, std::int64_t n) {
+  using V = typename VectorOf<T>::type;
+  constexpr int kLanes = VectorOf<T>::lanes;
+  V parts[4];
+  for (V& part : parts) part = V{} + identity<T>(op);
+  std::int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    V values[4];
+    std::memcpy(values, x + i, sizeof(values));
+    for (int k = 0; k < 4; ++k) combine_into<op>(parts[k], values[k]);
+  }
+  for (; i + kLanes <= n; i += kLanes) {
+    V value;
+    std::memcpy(&value, x + i, sizeof(value));
+    combine_into<op>(parts[0], value);
+  }
+  T lanes[kLanes];
+  combine_into<op>(parts[0], parts[1]);
+  combine_into<op>(parts[2], parts[3]);
+  combine_into<op>(parts[0], parts[2]);
+  std::memcpy(lanes, parts, sizeof(lanes));
+  for (int j = 0; i < n; ++i, ++j) lanes[j] = combine<op>(lanes[j], x[i]);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int j = 0; j < width; ++j) lanes[j] = combine<op>(lanes[j], lanes[j + width]);
+  }
+  return lanes[0];
+}
+
+}  // namespace row_reduce_detail
+
+// op over x[0..n). On its way into a sum an element is rounded at most 25 times, 40 times in double, and once
+// more for every doubling of n beyond 1024.
+template <ReduceOp op, class T>
+inline T reduce_run(const T* x, std::int64_t n) {
+  if (n <= 1024) return row_reduce_detail::reduce_short<op>(x, n);
+  const std::int64_t half = (n / 2 + 1023) / 1024 * 1024;
+  return combine<op>(reduce_run<op>(x, half), reduce_run<op>(x + half, n - half));
+}
+
+}  // namespace ergon::kernels::cpu

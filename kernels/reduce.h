@@ -1,0 +1,50 @@
+#pragma once
+
+// Sums and extrema over some of a tensor's dimensions.
+
+#include <array>
+
+#include "kernels/elementwise.h"
+
+namespace ergon::kernels {
+
+enum class ReduceOp { sum, max, min };
+
+struct ReduceArgs {
+  ReduceOp op = ReduceOp::sum;
+  DType compute = DType::f32;  // f32, f64 or i64: the type of the accumulators
+  Shape shape;                 // of x
+  std::array<bool, Dims::kMaxDims> reduced{};
+  Operand x;
+  void* y = nullptr;  // dense, the other dimensions in their order
+  DType y_dtype = DType::f32;
+  double divisor = 1;  // y = op(...) / divisor, before it is rounded; floating point only
+};
+
+namespace cpu {
+
+// y = op over the reduced dimensions of x. Of no elements: 0 for a sum, the lowest or highest value for max
+// and min. NaN passes through max and min.
+//
+// Accumulates in `compute`, as a tree: the error is at most 25 + log2(n) roundings of sum |x| for n elements
+// a result, 40 + log2(n) in f64. Pieces of fixed sizes are reduced on their own and then combined, so the
+// result does not depend on the number of threads. `workspace`: reduce_workspace(args) elements of type
+// `compute`, for those pieces. Bytes: numel(x) * size + results. No alignment is required.
+std::int64_t reduce_workspace(const ReduceArgs& args);
+void reduce(const ReduceArgs& args, void* workspace);
+
+// values[o, i] = max or min over k of x[o, k, i], indices[o, i] the first k that has it; NaN counts as both
+// largest and smallest.
+// x        (outer, length, inner)  contiguous, any dtype, 1 <= length < 2^31
+// values   (outer, inner)          contiguous, x's dtype; may be null
+// indices  (outer, inner)          contiguous i64
+void extremum(ReduceOp op, DType dtype, const void* x, void* values, std::int64_t* indices,
+              std::int64_t outer, std::int64_t length, std::int64_t inner);
+
+// dx[o, indices[o, i], i] = dy[o, i]; the rest of dx stays as it is.
+// dx (outer, length, inner), dy (outer, inner): contiguous, `element_size` bytes an element
+void scatter_along(std::int64_t element_size, void* dx, const void* dy, const std::int64_t* indices,
+                   std::int64_t outer, std::int64_t length, std::int64_t inner);
+
+}  // namespace cpu
+}  // namespace ergon::kernels
