@@ -1,0 +1,195 @@
+#pragma once
+
+// One rectangle of C on one thread, by cache blocks (after Goto and van de Geijn, "Anatomy of
+// High-Performance Matrix Multiplication", 2008): a block of A is packed once, and each panel of B just
+// before it meets all of that block, so that it is still in the first or second cache level. Operands that
+// can be read in place need no copy.
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "core/dtype.h"
+#include "core/half.h"
+#include "kernels/cpu/gemm_epilogue.h"
+#include "kernels/cpu/gemm_kernel.h"
+#include "kernels/cpu/gemm_pack.h"
+#include "kernels/gemm.h"
+
+namespace ergon::kernels::cpu::gemm_detail {
+
+template <class Pointer>
+struct Matrix {
+  Pointer data;
+  DType dtype;
+  int64_t row, col;  // strides in elements
+};
+
+template <class T>
+struct Problem {
+  int64_t M, N, K;
+  Matrix<const void*> a, b;
+  Matrix<void*> c;
+  void* pre_activation;
+  const T* bias;
+  T alpha, beta;
+  Activation activation;
+};
+
+struct Plan {
+  int64_t block_m, block_n,
+      block_k;          // multiples of the tile; block_k depends on K alone, so that bits do, too
+  bool pack_a, pack_b;  // else read in place
+  bool scratch_c;       // sums over several blocks of K stay in T until they are complete
+
+  // Elements of workspace for one thread.
+  template <class T>
+  int64_t workspace() const {
+    return kTileN<T> * block_k + (pack_a ? block_m * block_k : 0) + (scratch_c ? block_m * block_n : 0);
+  }
+};
+
+template <class T>
+class BlockedGemm {
+ public:
+  BlockedGemm(const Problem<T>& problem, const Plan& plan, T* workspace) : p_(problem), plan_(plan) {
+    panel_b_ = workspace;
+    packed_a_ = panel_b_ + kTileN<T> * plan.block_k;
+    scratch_ = packed_a_ + (plan.pack_a ? plan.block_m * plan.block_k : 0);
+  }
+
+  // Rows [i0, i1) and columns [j0, j1) of C.
+  void run(int64_t i0, int64_t i1, int64_t j0, int64_t j1) const {
+    const int64_t depths = std::max<int64_t>(1, (p_.K + plan_.block_k - 1) / plan_.block_k);
+    Block block;
+    for (block.j = j0; block.j < j1; block.j += plan_.block_n) {
+      block.n = std::min(plan_.block_n, j1 - block.j);
+      for (block.i = i0; block.i < i1; block.i += plan_.block_m) {
+        block.m = std::min(plan_.block_m, i1 - block.i);
+        for (int64_t depth = 0; depth < depths; ++depth) {
+          block.k = depth * plan_.block_k;
+          block.depth = std::min(plan_.block_k, p_.K - block.k);
+          if (plan_.pack_a) pack_a(block);
+          for (int64_t j = 0; j < block.n; j += kTileN<T>) multiply_panel(block, j);
+        }
+      }
+    }
+  }
+
+ private:
+  // C[i .. i + m, j .. j + n] += A[.., k .. k + depth] B[k .. k + depth, ..]
+  struct Block {
+    int64_t i, m, j, n, k, depth;
+  };
+
+  // Panels of kTileM rows side by side, the last one narrower.
+  void pack_a(const Block& block) const {
+    // Where rows lie side by side, all panels advance together, some k at a time: along the memory of A.
+    const int64_t step = p_.a.row == 1 ? 32 : std::max<int64_t>(1, block.depth);
+    for (int64_t k = 0; k < block.depth; k += step) {
+      const int64_t depth = std::min(step, block.depth - k);
+      for (int64_t i = 0; i < block.m; i += kTileM) {
+        const int rows = static_cast<int>(std::min<int64_t>(kTileM, block.m - i));
+        pack(p_.a, (block.i + i) * p_.a.row + (block.k + k) * p_.a.col, p_.a.row, p_.a.col, rows, depth,
+             block.depth - k - depth, rows, packed_a_ + i * block.depth + k * rows);
+      }
+    }
+  }
+
+  static void pack(const Matrix<const void*>& x, int64_t offset, int64_t lane_stride, int64_t k_stride,
+                   int lanes, int64_t depth, int64_t more, int width, T* target) {
+    const auto pack_as = [&](auto tag) {
+      using S = typename decltype(tag)::type;
+      pack_panel(Panel<S>{static_cast<const S*>(x.data) + offset, lane_stride, k_stride, lanes, depth, more},
+                 width, target);
+    };
+    if constexpr (std::is_same_v<T, double>) {
+      pack_as(TypeTag<double>{});
+    } else {
+      if (x.dtype == DType::f32) return pack_as(TypeTag<float>{});
+      if (x.dtype == DType::bf16) return pack_as(TypeTag<bf16>{});
+      pack_as(TypeTag<f16>{});
+    }
+  }
+
+  // Columns [j, j + kTileN) of the block.
+  void multiply_panel(const Block& block, int64_t j) const {
+    const int columns = static_cast<int>(std::min<int64_t>(kTileN<T>, block.n - j));
+    const int vectors = columns <= kLanes<T> ? 1 : 2;
+    const int width = vectors * kLanes<T>;
+    const int64_t offset = block.k * p_.b.row + (block.j + j) * p_.b.col;
+    TileArgs<T> args;
+    args.K = block.depth;
+    args.alpha = p_.alpha;
+    if (!plan_.pack_b && columns == width) {
+      args.b = static_cast<const T*>(p_.b.data) + offset;
+      args.ldb = p_.b.row;
+    } else {
+      pack(p_.b, offset, p_.b.col, p_.b.row, columns, block.depth, 0, width, panel_b_);
+      args.b = panel_b_;
+      args.ldb = width;
+    }
+    for (int64_t i = 0; i < block.m; i += kTileM) {
+      const int rows = static_cast<int>(std::min<int64_t>(kTileM, block.m - i));
+      if (plan_.pack_a) {
+        args.a = packed_a_ + i * block.depth;
+        args.row_stride = 1;
+        args.col_stride = rows;
+      } else {
+        args.a = static_cast<const T*>(p_.a.data) + (block.i + i) * p_.a.row + block.k * p_.a.col;
+        args.row_stride = p_.a.row;
+        args.col_stride = p_.a.col;
+      }
+      multiply_tile(block, args, i, rows, j, columns, vectors);
+    }
+  }
+
+  void multiply_tile(const Block& block, TileArgs<T>& args, int64_t i, int rows, int64_t j, int columns,
+                     int vectors) const {
+    const bool first = block.k == 0;
+    const bool last = block.k + block.depth == p_.K;
+    const bool epilogue =
+        last && (p_.bias != nullptr || p_.activation != Activation::none || p_.pre_activation != nullptr);
+    const T beta = first || plan_.scratch_c ? p_.beta : T(1);
+    const int64_t offset = (block.i + i) * p_.c.row + (block.j + j) * p_.c.col;
+    if (!plan_.scratch_c && p_.c.dtype == dtype_of<T>() && p_.c.col == 1
+        && columns == vectors * kLanes<T> && !epilogue && (beta == T(0) || beta == T(1))) {
+      args.c = static_cast<T*>(p_.c.data) + offset;
+      args.ldc = p_.c.row;
+      args.accumulate = beta == T(1);
+      return run_tile(args, rows, vectors);
+    }
+    alignas(kVectorBytes) T buffer[kTileM * kTileN<T>];
+    args.c = plan_.scratch_c ? scratch_ + i * plan_.block_n + j : buffer;
+    args.ldc = plan_.scratch_c ? plan_.block_n : kTileN<T>;
+    args.accumulate = plan_.scratch_c && !first;
+    run_tile(args, rows, vectors);
+    if (plan_.scratch_c && !last) return;
+    const auto finish_as = [&](auto tag) {
+      using C = typename decltype(tag)::type;
+      C* pre = static_cast<C*>(p_.pre_activation);
+      finish_tile<C, T>(Tile<T>{args.c, args.ldc, rows, columns}, epilogue ? p_.activation : Activation::none,
+                        {.c = static_cast<C*>(p_.c.data) + offset,
+                         .row_stride = p_.c.row,
+                         .col_stride = p_.c.col,
+                         .pre_activation = last && pre != nullptr ? pre + offset : nullptr,
+                         .bias = last && p_.bias != nullptr ? p_.bias + block.j + j : nullptr,
+                         .beta = beta});
+    };
+    if constexpr (std::is_same_v<T, double>) {
+      finish_as(TypeTag<double>{});
+    } else {
+      if (p_.c.dtype == DType::f32) return finish_as(TypeTag<float>{});
+      if (p_.c.dtype == DType::bf16) return finish_as(TypeTag<bf16>{});
+      finish_as(TypeTag<f16>{});
+    }
+  }
+
+  const Problem<T>& p_;
+  const Plan& plan_;
+  T* panel_b_;   // block_k x kTileN
+  T* packed_a_;  // block_m x block_k
+  T* scratch_;   // block_m x block_n
+};
+
+}  // namespace ergon::kernels::cpu::gemm_detail

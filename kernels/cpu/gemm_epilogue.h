@@ -1,0 +1,95 @@
+#pragma once
+
+// From a finished register tile to C: the earlier sum, bias, activation, conversion and C's strides.
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/cpu/activations.h"
+#include "kernels/cpu/gemm_kernel.h"
+#include "kernels/gemm.h"
+
+namespace ergon::kernels::cpu::gemm_detail {
+
+// Finished sums, alpha included.
+template <class T>
+struct Tile {
+  const T* data;
+  int64_t stride;
+  int rows, columns;  // columns <= kTileN<T>
+};
+
+// Where the elements of one tile go; pointers at its first element.
+template <class C, class T>
+struct TileOutput {
+  C* c;
+  int64_t row_stride, col_stride;
+  C* pre_activation;  // null: none; c's strides
+  const T* bias;      // null: none
+  T beta;             // 0: c is not read
+};
+
+template <Activation kActivation, class T>
+inline void activate(T* row, int n) {
+  if constexpr (kActivation == Activation::none) return;
+  for (int j = 0; j < n; ++j) {
+    const T x = row[j];
+    if constexpr (kActivation == Activation::relu) row[j] = relu(x);
+    if constexpr (kActivation == Activation::gelu_tanh) row[j] = gelu_tanh(x);
+    if constexpr (kActivation == Activation::gelu_erf) row[j] = gelu_erf(x);
+    if constexpr (kActivation == Activation::silu) row[j] = silu(x);
+  }
+}
+
+template <class T, class C>
+void write_row(const T* row, C* c, int64_t stride, int cols) {
+  if (stride == 1) return store_row(row, c, cols);
+  for (int j = 0; j < cols; ++j) c[j * stride] = static_cast<C>(row[j]);
+}
+
+template <Activation kActivation, class C, class T>
+void finish_rows(const Tile<T>& tile, const TileOutput<C, T>& out) {
+  // Whole tile rows, so that the loops have a constant length and vectorise; libm's doubles go one by one.
+  const int width = std::is_same_v<T, float> ? kTileN<T> : tile.columns;
+  T bias[kTileN<T>] = {};
+  if (out.bias != nullptr) std::copy_n(out.bias, tile.columns, bias);
+  for (int i = 0; i < tile.rows; ++i) {
+    T row[kTileN<T>] = {};
+    std::copy_n(tile.data + i * tile.stride, tile.columns, row);
+    C* c = out.c + i * out.row_stride;
+    if (out.beta != T(0)) {
+      T before[kTileN<T>] = {};
+      if (out.col_stride == 1) {
+        load_row(c, before, tile.columns);
+      } else {
+        for (int j = 0; j < tile.columns; ++j) before[j] = static_cast<T>(c[j * out.col_stride]);
+      }
+      for (int j = 0; j < kTileN<T>; ++j) row[j] += out.beta * before[j];
+    }
+    for (int j = 0; j < kTileN<T>; ++j) row[j] += bias[j];
+    if (out.pre_activation != nullptr) {
+      write_row(row, out.pre_activation + i * out.row_stride, out.col_stride, tile.columns);
+    }
+    activate<kActivation>(row, width);
+    write_row(row, c, out.col_stride, tile.columns);
+  }
+}
+
+template <class C, class T>
+void finish_tile(const Tile<T>& tile, Activation activation, const TileOutput<C, T>& out) {
+  switch (activation) {
+    case Activation::none:
+      return finish_rows<Activation::none>(tile, out);
+    case Activation::relu:
+      return finish_rows<Activation::relu>(tile, out);
+    case Activation::gelu_tanh:
+      return finish_rows<Activation::gelu_tanh>(tile, out);
+    case Activation::gelu_erf:
+      return finish_rows<Activation::gelu_erf>(tile, out);
+    case Activation::silu:
+      return finish_rows<Activation::silu>(tile, out);
+  }
+}
+
+}  // namespace ergon::kernels::cpu::gemm_detail

@@ -1,0 +1,118 @@
+#pragma once
+
+// The register tile of the CPU matrix product: C tile (rows x kTileN) += A panel * B panel.
+
+#include <array>
+#include <cstdint>
+#include <utility>
+
+#include "kernels/cpu/simd.h"
+
+namespace ergon::kernels::cpu::gemm_detail {
+
+using std::int64_t;
+
+struct TileShape {
+  int m;        // rows of C in registers
+  int vectors;  // vectors of C's columns in registers
+};
+
+constexpr TileShape tile_shape() {
+#if defined(__AVX512F__)
+  return {14, 2};  // 28 of 32 registers accumulate; 2 hold B, 1 a broadcast of A: 16 loads for 28 FMAs
+#elif defined(__AVX__)
+  return {6, 2};  // 12 of 16 registers: the most that leaves 2 for B and 1 for A
+#else
+  return {4, 2};  // SSE2 has 16 registers but no broadcast load, which costs one more; NEON could take more
+#endif
+}
+
+inline constexpr int kTileM = tile_shape().m;
+template <class T>
+inline constexpr int kTileN = tile_shape().vectors* kLanes<T>;
+
+// c[i, j] (+)= alpha * sum_k a[i * row_stride + k * col_stride] * b[k * ldb + j]
+// for i < rows and j < vectors * kLanes<T>. The sum over k runs in order in one accumulator per element, so
+// the bits of an element do not depend on the tile that computes it.
+template <class T>
+struct TileArgs {
+  int64_t K;
+  const T* a;
+  int64_t row_stride, col_stride;
+  const T* b;
+  int64_t ldb;
+  T* c;
+  int64_t ldc;
+  T alpha;
+  bool accumulate;
+};
+
+// kPackedA: row_stride == 1 and col_stride == kRows are known to the compiler.
+template <class T, int kRows, int kVectors, bool kPackedA>
+void tile(const TileArgs<T>& args) {
+  constexpr int L = kLanes<T>;
+  Vec<T> acc[kRows][kVectors];
+#pragma GCC unroll 32
+  for (int i = 0; i < kRows; ++i) {
+    if (args.accumulate) __builtin_prefetch(args.c + i * args.ldc, 1);
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec<T>{};
+  }
+  const T* a = args.a;
+  const T* b = args.b;
+  const int64_t row_stride = kPackedA ? 1 : args.row_stride;
+  const int64_t col_stride = kPackedA ? kRows : args.col_stride;
+  const int64_t ldb = args.ldb;
+#pragma GCC unroll 1
+  for (int64_t k = args.K; k > 0; --k) {
+    Vec<T> bv[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) bv[j] = load(b + j * L);
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i) {
+      const T av = a[i * row_stride];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) acc[i][j] += av * bv[j];
+    }
+    a += col_stride;
+    b += ldb;
+  }
+  const T alpha = args.alpha;
+#pragma GCC unroll 32
+  for (int i = 0; i < kRows; ++i) {
+    T* c = args.c + i * args.ldc;
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      Vec<T> v = acc[i][j] * alpha;
+      if (args.accumulate) v += load(c + j * L);
+      store(c + j * L, v);
+    }
+  }
+}
+
+template <class T>
+using TileFunction = void (*)(const TileArgs<T>&);
+
+namespace tile_table {
+template <class T, int kVectors, int... kIndex>
+constexpr std::array<TileFunction<T>, kTileM> make(std::integer_sequence<int, kIndex...>) {
+  return {tile<T, kIndex + 1, kVectors, false>...};
+}
+// Indexed by vectors - 1 and rows - 1.
+template <class T>
+inline constexpr std::array<std::array<TileFunction<T>, kTileM>, 2> kStrided = {
+    make<T, 1>(std::make_integer_sequence<int, kTileM>{}),
+    make<T, 2>(std::make_integer_sequence<int, kTileM>{}),
+};
+}  // namespace tile_table
+
+template <class T>
+inline void run_tile(const TileArgs<T>& args, int rows, int vectors) {
+  if (rows == kTileM && vectors == 2 && args.row_stride == 1 && args.col_stride == kTileM) {
+    tile<T, kTileM, 2, true>(args);
+  } else {
+    tile_table::kStrided<T>[vectors - 1][rows - 1](args);
+  }
+}
+
+}  // namespace ergon::kernels::cpu::gemm_detail

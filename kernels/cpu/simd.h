@@ -1,0 +1,159 @@
+#pragma once
+
+// Fixed-width vectors (the compiler's vector extensions, no intrinsics but for fp16) with loads and stores
+// that convert bf16 and f16 to and from float. One vector is as wide as the widest register of the target.
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
+#include "core/half.h"
+
+namespace ergon::kernels::cpu {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;  // SSE2, NEON
+#endif
+
+// T is float or double.
+template <class T>
+struct Simd {
+  static constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+  typedef T Vec __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using Vec = typename Simd<T>::Vec;
+template <class T>
+inline constexpr int kLanes = Simd<T>::kLanes;
+
+// --- full vectors, any alignment ---
+
+inline Vec<float> load(const float* source) {
+  Vec<float> v;
+  std::memcpy(&v, source, sizeof v);
+  return v;
+}
+inline Vec<double> load(const double* source) {
+  Vec<double> v;
+  std::memcpy(&v, source, sizeof v);
+  return v;
+}
+inline void store(float* target, Vec<float> v) { std::memcpy(target, &v, sizeof v); }
+inline void store(double* target, Vec<double> v) { std::memcpy(target, &v, sizeof v); }
+
+// bf16 is the upper half of a float.
+inline Vec<float> load(const bf16* source) {
+  typedef std::uint16_t Half __attribute__((vector_size(kVectorBytes / 2)));
+  typedef std::uint32_t Word __attribute__((vector_size(kVectorBytes)));
+  Half half;
+  std::memcpy(&half, source, sizeof half);
+  const Word word = __builtin_convertvector(half, Word) << 16;
+  return std::bit_cast<Vec<float>>(word);
+}
+
+inline Vec<float> load(const f16* source) {
+#if defined(__AVX512F__)  // the masked form: GCC 12 warns about an undefined operand inside the plain one
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+  return std::bit_cast<Vec<float>>(_mm512_maskz_cvtph_ps(0xffff, half));
+#elif defined(__AVX__) && defined(__F16C__)
+  return std::bit_cast<Vec<float>>(
+      _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
+#else
+  Vec<float> v;
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = static_cast<float>(source[i]);
+  return v;
+#endif
+}
+
+// Rounds to nearest even; NaN stays NaN.
+inline void store(bf16* target, Vec<float> v) {
+  typedef std::uint16_t Half __attribute__((vector_size(kVectorBytes / 2)));
+  typedef std::uint32_t Word __attribute__((vector_size(kVectorBytes)));
+  const Word bits = std::bit_cast<Word>(v);
+  const Word rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Word quiet = (bits >> 16) | 0x40u;
+  const Half half = __builtin_convertvector(v == v ? rounded : quiet, Half);
+  std::memcpy(static_cast<void*>(target), &half, sizeof half);
+}
+
+inline void store(f16* target, Vec<float> v) {
+#if defined(__AVX512F__)
+  const __m256i half = _mm512_maskz_cvtps_ph(0xffff, std::bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), half);
+#elif defined(__AVX__) && defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(target),
+                   _mm256_cvtps_ph(std::bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes<float>; ++i) target[i] = f16(v[i]);
+#endif
+}
+
+// --- rows: n elements converted between S (any floating type) and T (float or double) ---
+
+template <class T, class S>
+inline void load_row(const S* source, T* target, std::int64_t n) {
+  std::int64_t i = 0;
+  if constexpr (!std::is_same_v<S, double> && std::is_same_v<T, float>) {
+    for (; i + kLanes<T> <= n; i += kLanes<T>) store(target + i, load(source + i));
+  }
+  for (; i < n; ++i) target[i] = static_cast<T>(source[i]);
+}
+
+template <class T, class S>
+inline void store_row(const T* source, S* target, std::int64_t n) {
+  std::int64_t i = 0;
+  if constexpr (!std::is_same_v<S, double> && std::is_same_v<T, float>) {
+    for (; i + kLanes<T> <= n; i += kLanes<T>) store(target + i, load(source + i));
+  }
+  for (; i < n; ++i) target[i] = static_cast<S>(source[i]);
+}
+
+// --- transposition in registers ---
+
+namespace simd_detail {
+
+template <class T, int kStep, int kHigh, std::size_t... kIndex>
+inline Vec<T> exchange(Vec<T> a, Vec<T> b, std::index_sequence<kIndex...>) {
+  // Lanes whose kStep bit is 0 come from a, the others from b, each shifted so that blocks of kStep lanes
+  // swap.
+  constexpr int n = kLanes<T>;
+  return __builtin_shufflevector(
+      a, b,
+      (kHigh ? ((kIndex & kStep) ? static_cast<int>(kIndex) + n : static_cast<int>(kIndex) + kStep)
+             : ((kIndex & kStep) ? static_cast<int>(kIndex) - kStep + n : static_cast<int>(kIndex)))...);
+}
+
+template <class T, int kStep>
+inline void transpose_stage(Vec<T>* rows) {
+  if constexpr (kStep < kLanes<T>) {
+    using Lanes = std::make_index_sequence<static_cast<std::size_t>(kLanes<T>)>;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i) {
+      if (i & kStep) continue;
+      const Vec<T> a = rows[i];
+      const Vec<T> b = rows[i + kStep];
+      rows[i] = exchange<T, kStep, 0>(a, b, Lanes{});
+      rows[i + kStep] = exchange<T, kStep, 1>(a, b, Lanes{});
+    }
+    transpose_stage<T, kStep * 2>(rows);
+  }
+}
+
+}  // namespace simd_detail
+
+// rows[i][j] <-> rows[j][i] for a square block of kLanes<T> vectors.
+template <class T>
+inline void transpose(Vec<T>* rows) {
+  simd_detail::transpose_stage<T, 1>(rows);
+}
+
+}  // namespace ergon::kernels::cpu
