@@ -12,7 +12,7 @@ namespace {
 constexpr std::int64_t kGrain = 16384;       // elements that a thread is worth waking for
 constexpr std::int64_t kDenseRun = 8192;     // elements a call where no operand needs a buffer
 constexpr std::int64_t kLongRow = 128;       // elements that are worth a call of their own
-constexpr std::int64_t kTransposeTile = 32;  // rows and columns: two cache lines of float each way
+constexpr std::int64_t kTransposeTile = 16;  // rows and columns: two cache lines of float each way
 
 // A loop nest over tiles: the outer dimensions one index at a time, the last two in steps of a tile.
 struct Grid {

@@ -17,6 +17,20 @@ bool is_nan(T value) {
   return value != value;
 }
 
+// The first i < n with matches(x[i]), or n. Skips ahead in runs, which vectorise.
+template <class T, class F>
+std::int64_t find_first(const T* x, std::int64_t n, F matches) {
+  constexpr std::int64_t kRun = 64;
+  std::int64_t i = 0;
+  for (; i + kRun <= n; i += kRun) {
+    int hits = 0;
+    for (std::int64_t j = 0; j < kRun; ++j) hits += matches(x[i + j]) ? 1 : 0;
+    if (hits > 0) break;
+  }
+  while (i < n && !matches(x[i])) ++i;
+  return i;
+}
+
 // Does `value` displace `best`, which came first?
 template <ReduceOp op, class T>
 bool displaces(T value, T best) {
@@ -42,8 +56,9 @@ class Extremum {
       const T found = reduce_run<op>(x, n);
       if (i > 0 && !displaces<op>(found, best)) continue;
       best = found;
-      best_index = i;
-      while (!(x[best_index - i] == best || (is_nan(best) && is_nan(x[best_index - i])))) ++best_index;
+      best_index = i
+                   + (is_nan(best) ? find_first(x, n, [](T value) { return is_nan(value); })
+                                   : find_first(x, n, [best](T value) { return value == best; }));
     }
     finish(row, 1, &best, &best_index);
   }

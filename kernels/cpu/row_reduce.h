@@ -12,12 +12,19 @@
 
 namespace ergon::kernels::cpu {
 
-// op(a, b); NaN passes through max and min.
-template <ReduceOp op, class T>
-inline T combine(T a, T b) {
-  if constexpr (op == ReduceOp::sum) return a + b;
-  if constexpr (op == ReduceOp::max) return a > b || a != a ? a : b;
-  if constexpr (op == ReduceOp::min) return a < b || a != a ? a : b;
+// What max and min make of NaN. Skipping it takes one instruction in place of four.
+enum class NanMode { propagate, skip };
+
+// op(so_far, x)
+template <ReduceOp op, NanMode mode = NanMode::propagate, class T>
+inline T combine(T so_far, T x) {
+  if constexpr (op == ReduceOp::sum) {
+    return so_far + x;
+  } else if constexpr (op == ReduceOp::max) {
+    return (x > so_far) | (mode == NanMode::propagate && x != x) ? x : so_far;
+  } else {
+    return (x < so_far) | (mode == NanMode::propagate && x != x) ? x : so_far;
+  }
 }
 
 // What op of no elements is.
@@ -39,16 +46,21 @@ struct VectorOf {
   static constexpr int lanes = 64 / sizeof(T);
 };
 
-// a = op(a, b), lane by lane.
-template <ReduceOp op, class V>
-inline void combine_into(V& a, const V& b) {
-  if constexpr (op == ReduceOp::sum) a = a + b;
-  if constexpr (op == ReduceOp::max) a = (a > b) | (a != a) ? a : b;
-  if constexpr (op == ReduceOp::min) a = (a < b) | (a != a) ? a : b;
+// so_far = op(so_far, x), lane by lane.
+template <ReduceOp op, NanMode mode, class V>
+inline void combine_into(V& so_far, const V& x) {
+  constexpr bool kSkip = mode == NanMode::skip;
+  if constexpr (op == ReduceOp::sum) {
+    so_far += x;
+  } else if constexpr (op == ReduceOp::max) {
+    so_far = (kSkip ? x > so_far : (x > so_far) | (x != x)) ? x : so_far;
+  } else {
+    so_far = (kSkip ? x < so_far : (x < so_far) | (x != x)) ? x : so_far;
+  }
 }
 
 // Up to a few thousand elements, in four vectors of partial results.
-template <ReduceOp op, class T>
+template <ReduceOp op, NanMode mode, class T>
 inline T reduce_short(const T* x, std::int64_t n) {
   using V = typename VectorOf<T>::type;
   constexpr int kLanes = VectorOf<T>::lanes;
@@ -58,21 +70,21 @@ inline T reduce_short(const T* x, std::int64_t n) {
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
     V values[4];
     std::memcpy(values, x + i, sizeof(values));
-    for (int k = 0; k < 4; ++k) combine_into<op>(parts[k], values[k]);
+    for (int k = 0; k < 4; ++k) combine_into<op, mode>(parts[k], values[k]);
   }
   for (; i + kLanes <= n; i += kLanes) {
     V value;
     std::memcpy(&value, x + i, sizeof(value));
-    combine_into<op>(parts[0], value);
+    combine_into<op, mode>(parts[0], value);
   }
   T lanes[kLanes];
-  combine_into<op>(parts[0], parts[1]);
-  combine_into<op>(parts[2], parts[3]);
-  combine_into<op>(parts[0], parts[2]);
+  combine_into<op, mode>(parts[0], parts[1]);
+  combine_into<op, mode>(parts[2], parts[3]);
+  combine_into<op, mode>(parts[0], parts[2]);
   std::memcpy(lanes, parts, sizeof(lanes));
-  for (int j = 0; i < n; ++i, ++j) lanes[j] = combine<op>(lanes[j], x[i]);
+  for (int j = 0; i < n; ++i, ++j) lanes[j] = combine<op, mode>(lanes[j], x[i]);
   for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int j = 0; j < width; ++j) lanes[j] = combine<op>(lanes[j], lanes[j + width]);
+    for (int j = 0; j < width; ++j) lanes[j] = combine<op, mode>(lanes[j], lanes[j + width]);
   }
   return lanes[0];
 }
@@ -81,11 +93,11 @@ inline T reduce_short(const T* x, std::int64_t n) {
 
 // op over x[0..n). On its way into a sum an element is rounded at most 25 times, 40 times in double, and once
 // more for every doubling of n beyond 1024.
-template <ReduceOp op, class T>
+template <ReduceOp op, NanMode mode = NanMode::propagate, class T>
 inline T reduce_run(const T* x, std::int64_t n) {
-  if (n <= 1024) return row_reduce_detail::reduce_short<op>(x, n);
+  if (n <= 1024) return row_reduce_detail::reduce_short<op, mode>(x, n);
   const std::int64_t half = (n / 2 + 1023) / 1024 * 1024;
-  return combine<op>(reduce_run<op>(x, half), reduce_run<op>(x + half, n - half));
+  return combine<op, mode>(reduce_run<op, mode>(x, half), reduce_run<op, mode>(x + half, n - half));
 }
 
 }  // namespace ergon::kernels::cpu

@@ -12,7 +12,7 @@
 namespace ergon::kernels::cpu {
 namespace {
 
-constexpr std::int64_t kWidth = 256;   // columns that are worked on side by side
+constexpr std::int64_t kWidth = 128;   // columns that are worked on side by side
 constexpr std::int64_t kRun = 32;      // elements of a column that are added up before they join the sum
 constexpr std::int64_t kGrain = 4096;  // elements that a thread is worth waking for
 
@@ -55,6 +55,12 @@ void transform(const T* a, const T* b, T* y, std::int64_t n, F f) {
   for (std::int64_t i = 0; i < n; ++i) y[i] = f(a[i], b[i]);
 }
 
+// A NaN that is passed over here comes back from the exponentials.
+template <class T>
+T larger(T so_far, T x) {
+  return combine<ReduceOp::max, NanMode::skip>(so_far, x);
+}
+
 // --- along the last dimension: one row from `begin` on ---
 
 template <class T>
@@ -63,7 +69,7 @@ void forward_row(SoftmaxForm form, const Array<T>& x, const Array<T>& y, std::in
   alignas(64) T buffer[kBlockSize], values[kBlockSize];
   T max = -std::numeric_limits<T>::infinity();
   for_each_piece(begin, length, [&](std::int64_t at, std::int64_t n) {
-    max = combine<ReduceOp::max>(max, reduce_run<ReduceOp::max>(x.read(at, n, buffer), n));
+    max = larger(max, reduce_run<ReduceOp::max, NanMode::skip>(x.read(at, n, buffer), n));
   });
 
   const bool is_log = form == SoftmaxForm::log_softmax;
@@ -135,25 +141,27 @@ template <class T>
 void forward_columns(SoftmaxForm form, const Array<T>& x, const Array<T>& y, std::int64_t begin,
                      std::int64_t width, const SoftmaxShape& shape) {
   alignas(64) T buffer[kWidth], exps[kWidth], max[kWidth], sum[kWidth];
+  const bool is_log = form == SoftmaxForm::log_softmax;
   const auto row = [&](std::int64_t k) { return x.read(begin + k * shape.inner, width, buffer); };
   std::fill_n(max, width, -std::numeric_limits<T>::infinity());
   for (std::int64_t k = 0; k < shape.length; ++k) {
-    transform(max, row(k), max, width, [](T a, T b) { return combine<ReduceOp::max>(a, b); });
+    transform(max, row(k), max, width, [](T a, T b) { return larger(a, b); });
   }
   sum_columns(shape.length, width, sum, [&](std::int64_t k) {
-    transform(row(k), max, exps, width, [](T v, T m) { return vexp(v - m); });
-    return exps;
+    T* terms = is_log ? exps : y.target(begin + k * shape.inner, exps);
+    transform(row(k), max, terms, width, [](T v, T m) { return vexp(v - m); });
+    return terms;
   });
-  const bool is_log = form == SoftmaxForm::log_softmax;
   transform(sum, sum, width, [is_log](T s) { return is_log ? vlog(s) : T(1) / s; });
   for (std::int64_t k = 0; k < shape.length; ++k) {
     const std::int64_t at = begin + k * shape.inner;
-    T* out = y.target(at, buffer);
-    transform(row(k), max, exps, width, [](T v, T m) { return v - m; });
+    T* out = y.target(at, exps);
     if (is_log) {
-      transform(exps, sum, out, width, [](T v, T log_sum) { return v - log_sum; });
+      transform(row(k), max, out, width, [](T v, T m) { return v - m; });
+      transform(out, sum, out, width, [](T v, T log_sum) { return v - log_sum; });
     } else {
-      transform(exps, sum, out, width, [](T v, T scale) { return vexp(v) * scale; });
+      if (!y.is_direct()) transform(row(k), max, out, width, [](T v, T m) { return vexp(v - m); });
+      transform(out, sum, out, width, [](T e, T scale) { return e * scale; });
     }
     y.write(at, width, out);
   }
