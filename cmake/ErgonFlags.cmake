@@ -5,6 +5,10 @@ target_compile_options(ergon_flags INTERFACE
   # Loops with sqrt, comparisons and selects vectorise only without errno and trap semantics. NaN and infinity
   # keep their meaning: -ffast-math is not used.
   -fno-math-errno -fno-trapping-math)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # False alarms of GCC 12 in {fmt} once its parser is inlined.
+  target_compile_options(ergon_flags INTERFACE -Wno-stringop-overflow)
+endif()
 if(ERGON_NATIVE AND NOT ERGON_FUZZ)
   target_compile_options(ergon_flags INTERFACE -march=native)
 endif()

@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/allocator.h"
@@ -125,6 +126,9 @@ class Tensor {
  private:
   std::shared_ptr<TensorImpl> impl_;
 };
+
+// Names with tensors, in an order that means something: of registration, of a file.
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 // Shape, dtype and values; long dimensions are shortened.
 std::string to_string(const Tensor& tensor);

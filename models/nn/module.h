@@ -24,9 +24,6 @@
 
 namespace ergon::nn {
 
-// Names with tensors, in order of registration.
-using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
-
 class Module {
  public:
   Module() = default;

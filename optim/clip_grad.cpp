@@ -1,0 +1,41 @@
+#include "optim/clip_grad.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/autograd.h"
+#include "kernels/optimizer.h"
+#include "ops/arithmetic.h"
+
+namespace ergon::optim {
+
+double grad_norm(const std::vector<Tensor>& params) {
+  std::vector<kernels::OptimizerTensor> tensors;
+  std::vector<Tensor> dense;
+  for (const Tensor& param : params) {
+    if (!param.grad().defined()) continue;
+    dense.push_back(param.grad().contiguous());
+    tensors.push_back(
+        {.dtype = dense.back().dtype(), .numel = dense.back().numel(), .grad = dense.back().data_ptr()});
+  }
+  return std::sqrt(kernels::cpu::sum_of_squares(tensors));
+}
+
+double clip_scale(double norm, double max_norm) {
+  if (max_norm <= 0 || !std::isfinite(norm)) return 1;
+  return std::min(1.0, max_norm / (norm + 1e-6));
+}
+
+double clip_grad_norm(const std::vector<Tensor>& params, double max_norm) {
+  NoGradGuard no_grad;
+  const double norm = grad_norm(params);
+  const double scale = clip_scale(norm, max_norm);
+  if (scale == 1) return norm;
+  for (const Tensor& param : params) {
+    Tensor grad = param.grad();
+    if (grad.defined()) grad *= scale;
+  }
+  return norm;
+}
+
+}  // namespace ergon::optim

@@ -1,0 +1,30 @@
+#pragma once
+
+#include "optim/optimizer.h"
+
+namespace ergon::optim {
+
+struct SGDOptions {
+  double lr = 1e-2;
+  double momentum = 0;
+  double dampening = 0;
+  bool nesterov = false;    // needs momentum and no dampening
+  double weight_decay = 0;  // added to the gradient; of groups that do not say otherwise
+};
+
+// Stochastic gradient descent with momentum (Sutskever et al. 2013), as PyTorch computes it. State:
+// momentum_buffer.
+class SGD : public Optimizer {
+ public:
+  // Throws Error for options out of range.
+  explicit SGD(std::vector<ParamGroup> groups, const SGDOptions& options = {});
+  explicit SGD(const NamedTensors& params, const SGDOptions& options = {});
+
+ protected:
+  void update(std::span<const kernels::OptimizerTensor> tensors, double grad_scale) override;
+
+ private:
+  SGDOptions options_;
+};
+
+}  // namespace ergon::optim

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Installs the packages, builds everything and runs every test: format, CPU build, sanitizers, fuzzing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+./scripts/setup.sh
+./scripts/check_format.sh
+
+cmake --preset cpu
+cmake --build --preset cpu
+cmake --preset asan
+cmake --build --preset asan
+
+./scripts/fuzz.sh 60
+
+if command -v nvcc >/dev/null; then
+  cmake --preset simgpu
+  cmake --build --preset simgpu
+  ctest --preset simgpu
+else
+  echo "test: no nvcc on this machine: the simulated GPU is left out"
+fi
+ctest --preset asan
+ctest --preset cpu
