@@ -45,9 +45,9 @@ struct GemmParams {
   std::int64_t K = 0;
   std::int64_t batch_outer = 1;
   std::int64_t batch_inner = 1;
-  GemmOperand<const void*> a;
-  GemmOperand<const void*> b;
-  GemmOperand<void*> c;
+  GemmOperand<const void*> a = {};
+  GemmOperand<const void*> b = {};
+  GemmOperand<void*> c = {};
   double alpha = 1;
   double beta = 0;
   const void* bias = nullptr;

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "core/parallel.h"
+#include "kernels/cpu/convert.h"
 #include "kernels/cpu/gemm_blocked.h"
 
 namespace ergon::kernels::cpu {
@@ -68,12 +69,15 @@ Plan make_plan(const Problem<T>& p, int64_t m, int64_t n) {
   plan.block_m = even_block(m, std::max<int64_t>(kTileM, 1024 * 1024 / kFloats / plan.block_k), kTileM);
   plan.scratch_c = p.c.dtype != dtype_of<T>() && plan.block_k < p.K;
   plan.block_n = even_block(n, plan.scratch_c ? 512 : n, kTileN<T>);
-  // A packed element of A serves n products. In place its rows are further apart, which costs time where they
-  // do not stay in the second-level cache.
+  // Rows a multiple of 4 KB apart fall on the same lines of the first-level cache: read in place they evict
+  // each other.
+  const auto aliased = [](int64_t stride) { return stride * static_cast<int64_t>(sizeof(T)) % 4096 == 0; };
   const bool a_in_place = p.a.dtype == dtype_of<T>() && (p.a.row == 1 || p.a.col == 1);
-  plan.pack_a = !a_in_place || (n >= 192 && m * plan.block_k * kFloats > 64 * 1024);
+  plan.pack_a = !a_in_place || (p.a.row != 1 && m > 8 && n > kTileN<T> && aliased(p.a.row));
+  // A packed element of B serves m products, and saves time where B is too large for the second-level cache.
   const bool b_in_place = p.b.dtype == dtype_of<T>() && p.b.col == 1;
-  plan.pack_b = !b_in_place || (m > 64 && plan.block_k * n * kFloats > 64 * 1024);
+  const bool b_large = plan.block_k * n * kFloats > 64 * 1024;
+  plan.pack_b = !b_in_place || (m > 160 && b_large) || (m > 2 * kTileM && aliased(p.b.row));
   return plan;
 }
 
@@ -196,7 +200,7 @@ void convert_bias_and_run(const GemmParams& params) {
   }
   T* bias = bias_workspace.reserve<T>(params.N);
   dispatch_floating(params.bias_dtype, "gemm", [&](auto tag) {
-    load_row(static_cast<const typename decltype(tag)::type*>(params.bias), bias, params.N);
+    convert_run(static_cast<const typename decltype(tag)::type*>(params.bias), bias, params.N);
   });
   run<T>(params, bias);
 }

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "kernels/cpu/activations.h"
+#include "kernels/cpu/convert.h"
 #include "kernels/cpu/gemm_kernel.h"
 #include "kernels/gemm.h"
 
@@ -44,7 +45,7 @@ inline void activate(T* row, int n) {
 
 template <class T, class C>
 void write_row(const T* row, C* c, int64_t stride, int cols) {
-  if (stride == 1) return store_row(row, c, cols);
+  if (stride == 1) return convert_run(row, c, cols);
   for (int j = 0; j < cols; ++j) c[j * stride] = static_cast<C>(row[j]);
 }
 
@@ -61,7 +62,7 @@ void finish_rows(const Tile<T>& tile, const TileOutput<C, T>& out) {
     if (out.beta != T(0)) {
       T before[kTileN<T>] = {};
       if (out.col_stride == 1) {
-        load_row(c, before, tile.columns);
+        convert_run(c, before, tile.columns);
       } else {
         for (int j = 0; j < tile.columns; ++j) before[j] = static_cast<T>(c[j * out.col_stride]);
       }

@@ -54,7 +54,6 @@ void tile(const TileArgs<T>& args) {
   Vec<T> acc[kRows][kVectors];
 #pragma GCC unroll 32
   for (int i = 0; i < kRows; ++i) {
-    if (args.accumulate) __builtin_prefetch(args.c + i * args.ldc, 1);
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec<T>{};
   }
@@ -63,8 +62,7 @@ void tile(const TileArgs<T>& args) {
   const int64_t row_stride = kPackedA ? 1 : args.row_stride;
   const int64_t col_stride = kPackedA ? kRows : args.col_stride;
   const int64_t ldb = args.ldb;
-#pragma GCC unroll 1
-  for (int64_t k = args.K; k > 0; --k) {
+  const auto multiply = [&]() __attribute__((always_inline)) {
     Vec<T> bv[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) bv[j] = load(b + j * L);
@@ -76,6 +74,44 @@ void tile(const TileArgs<T>& args) {
     }
     a += col_stride;
     b += ldb;
+  };
+  // The lines of C come while the sums start: the burst of stores at the end would wait for one after
+  // another.
+  int64_t k = 0;
+  const int64_t early = args.K < kRows ? args.K : kRows;
+  const T* c_row = args.c;
+#pragma GCC unroll 1
+  for (; k < early; ++k) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) __builtin_prefetch(c_row + j * L, 1);
+    c_row += args.ldc;
+    multiply();
+  }
+  if constexpr (!kPackedA) {
+    // A in place lies in as many streams as it has rows, more than the hardware follows. Each step asks for
+    // one line that is needed kAhead steps later; near the end, of the rows below, which come next. Where
+    // rows lie side by side, the last one's line: the tile above has had the first one's.
+    constexpr int64_t kAhead = 32;
+    const bool contiguous = col_stride == 1;
+    const int64_t period = contiguous ? 64 / static_cast<int64_t>(sizeof(T)) : 1;
+    const int64_t line = contiguous ? 0 : (kRows - 1) * row_stride;
+    const T* ahead = a;
+    int64_t countdown = 0;
+#pragma GCC unroll 1
+    for (; k < args.K; ++k) {
+      if (countdown-- == 0) {
+        const bool inside = args.K - k > kAhead;
+        ahead =
+            a + (inside ? kAhead : kAhead - args.K) * col_stride + (inside ? 0 : kRows * row_stride) + line;
+        countdown = period - 1;
+      }
+      __builtin_prefetch(ahead);
+      ahead += row_stride;
+      multiply();
+    }
+  } else {
+#pragma GCC unroll 1
+    for (; k < args.K; ++k) multiply();
   }
   const T alpha = args.alpha;
 #pragma GCC unroll 32

@@ -1,7 +1,7 @@
 #pragma once
 
-// Fixed-width vectors (the compiler's vector extensions, no intrinsics but for fp16) with loads and stores
-// that convert bf16 and f16 to and from float. One vector is as wide as the widest register of the target.
+// Fixed-width vectors (the compiler's vector extensions, no intrinsics but for fp16), as wide as the widest register
+// of the target, with loads that convert bf16 and f16 to float.
 
 #include <bit>
 #include <cstdint>
@@ -72,49 +72,6 @@ inline Vec<float> load(const f16* source) {
   for (int i = 0; i < kLanes<float>; ++i) v[i] = static_cast<float>(source[i]);
   return v;
 #endif
-}
-
-// Rounds to nearest even; NaN stays NaN.
-inline void store(bf16* target, Vec<float> v) {
-  typedef std::uint16_t Half __attribute__((vector_size(kVectorBytes / 2)));
-  typedef std::uint32_t Word __attribute__((vector_size(kVectorBytes)));
-  const Word bits = std::bit_cast<Word>(v);
-  const Word rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const Word quiet = (bits >> 16) | 0x40u;
-  const Half half = __builtin_convertvector(v == v ? rounded : quiet, Half);
-  std::memcpy(static_cast<void*>(target), &half, sizeof half);
-}
-
-inline void store(f16* target, Vec<float> v) {
-#if defined(__AVX512F__)
-  const __m256i half = _mm512_maskz_cvtps_ph(0xffff, std::bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), half);
-#elif defined(__AVX__) && defined(__F16C__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(target),
-                   _mm256_cvtps_ph(std::bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
-#else
-  for (int i = 0; i < kLanes<float>; ++i) target[i] = f16(v[i]);
-#endif
-}
-
-// --- rows: n elements converted between S (any floating type) and T (float or double) ---
-
-template <class T, class S>
-inline void load_row(const S* source, T* target, std::int64_t n) {
-  std::int64_t i = 0;
-  if constexpr (!std::is_same_v<S, double> && std::is_same_v<T, float>) {
-    for (; i + kLanes<T> <= n; i += kLanes<T>) store(target + i, load(source + i));
-  }
-  for (; i < n; ++i) target[i] = static_cast<T>(source[i]);
-}
-
-template <class T, class S>
-inline void store_row(const T* source, S* target, std::int64_t n) {
-  std::int64_t i = 0;
-  if constexpr (!std::is_same_v<S, double> && std::is_same_v<T, float>) {
-    for (; i + kLanes<T> <= n; i += kLanes<T>) store(target + i, load(source + i));
-  }
-  for (; i < n; ++i) target[i] = static_cast<S>(source[i]);
 }
 
 // --- transposition in registers ---
