@@ -276,11 +276,19 @@ std::vector<Tensor> split(const Tensor& tensor, const std::vector<std::int64_t>&
   ERGON_CHECK(total == tensor.size(along), "[split] sizes {} add up to {}: dimension {} of {} has {}",
               Dims(sizes), total, along, tensor.shape(), tensor.size(along));
   std::vector<Tensor> pieces;
-  std::int64_t start = 0;
-  for (std::int64_t size : sizes) {
-    pieces.push_back(tensor.slice(along, start, start + size));
-    start += size;
+  {
+    NoGradGuard no_grad;
+    std::int64_t start = 0;
+    for (std::int64_t size : sizes) {
+      pieces.push_back(tensor.slice(along, start, start + size));
+      start += size;
+    }
   }
+  // One node for all pieces: their gradients are joined, where a node each would fill and add whole tensors.
+  autograd::record("split", std::span(pieces), std::span(&tensor, 1),
+                   [along](std::span<const Tensor> grad_outputs, const auto&) {
+                     return autograd::Gradients{cat(grad_outputs, along)};
+                   });
   return pieces;
 }
 
