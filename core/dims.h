@@ -2,6 +2,7 @@
 
 // Shapes and strides: up to eight int64 values, stored in place.
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <initializer_list>
@@ -89,9 +90,11 @@ std::string to_string(const Dims& dims);
 }  // namespace ergon
 
 template <>
-struct fmt::formatter<ergon::Dims> : fmt::formatter<std::string> {
+struct fmt::formatter<ergon::Dims> {
+  constexpr auto parse(format_parse_context& context) { return context.begin(); }  // no format specification
   template <class Context>
   auto format(const ergon::Dims& dims, Context& context) const {
-    return fmt::formatter<std::string>::format(ergon::to_string(dims), context);
+    const std::string text = ergon::to_string(dims);
+    return std::copy(text.begin(), text.end(), context.out());
   }
 };
