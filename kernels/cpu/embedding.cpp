@@ -1,0 +1,72 @@
+#include "kernels/embedding.h"
+
+#include <cstring>
+#include <utility>
+
+#include "core/half.h"
+#include "core/parallel.h"
+#include "kernels/cpu/rows.h"
+
+namespace ergon::kernels::cpu {
+namespace {
+
+std::int64_t index_of(const EmbeddingParams& p, std::int64_t i) {
+  return p.index_dtype == DType::i32 ? static_cast<const std::int32_t*>(p.indices)[i]
+                                     : static_cast<const std::int64_t*>(p.indices)[i];
+}
+
+// Columns [col, col + cols), at most kBlockSize, of every row of dweight. The positions of row v are a list:
+// first[v], next[first[v]], ... up to -1.
+template <class T>
+void sum_columns(const EmbeddingParams& p, const RowMatrix& dout, const RowMatrix& dweight,
+                 const std::int64_t* first, const std::int64_t* next, std::int64_t col, std::int64_t cols) {
+  T sum[kBlockSize], buffer[kBlockSize];
+  for (std::int64_t v = 0; v < p.vocab; ++v) {
+    const Block target = block_of(dweight, v, col, cols);
+    if (first[v] < 0) {
+      std::memset(target.data, 0, static_cast<std::size_t>(cols * size_of(dweight.dtype)));
+      continue;
+    }
+    T* total = dweight.dtype == dtype_of<T>() ? static_cast<T*>(target.data) : sum;
+    std::fill_n(total, cols, T(0));
+    for (std::int64_t i = first[v]; i >= 0; i = next[i]) {
+      const T* x = load(block_of(dout, i, col, cols), buffer);
+#pragma omp simd
+      for (std::int64_t c = 0; c < cols; ++c) total[c] += x[c];
+    }
+    store(total, target);
+  }
+}
+
+}  // namespace
+
+void embedding_forward(const EmbeddingParams& p, const RowMatrix& weight, const RowMatrix& y) {
+  const auto bytes = static_cast<std::size_t>(p.cols * size_of(weight.dtype));
+  parallel_for(0, p.count, row_grain(p.cols), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      std::memcpy(block_of(y, i, 0, p.cols).data, block_of(weight, index_of(p, i), 0, p.cols).data, bytes);
+    }
+  });
+}
+
+void embedding_backward(const EmbeddingParams& p, const RowMatrix& dout, const RowMatrix& dweight,
+                        std::int64_t* workspace) {
+  std::int64_t* first = workspace;
+  std::int64_t* next = workspace + p.vocab;
+  std::fill_n(first, p.vocab, std::int64_t{-1});
+  for (std::int64_t i = p.count - 1; i >= 0; --i) next[i] = std::exchange(first[index_of(p, i)], i);
+  // Pieces of columns that start on cache lines.
+  constexpr std::int64_t kPiece = 32;
+  const std::int64_t pieces = (p.cols + kPiece - 1) / kPiece;
+  const std::int64_t grain = row_grain(kPiece * (p.vocab + p.count));
+  parallel_for(0, pieces, grain, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t last = std::min(end * kPiece, p.cols);
+    for (std::int64_t col = begin * kPiece; col < last; col += kBlockSize) {
+      const std::int64_t cols = std::min(kBlockSize, last - col);
+      dweight.dtype == DType::f64 ? sum_columns<double>(p, dout, dweight, first, next, col, cols)
+                                  : sum_columns<float>(p, dout, dweight, first, next, col, cols);
+    }
+  });
+}
+
+}  // namespace ergon::kernels::cpu

@@ -1,0 +1,51 @@
+#pragma once
+
+// Cross-entropy of logits with class indices, without stored probabilities.
+
+#include <cstdint>
+
+#include "kernels/row_matrix.h"
+
+namespace ergon::kernels {
+
+// For each row r with target t:
+//   lse[r]  = log(sum_c exp(logits[r, c]))
+//   loss[r] = lse[r] - (1 - smoothing) * logits[r, t] - smoothing * mean_c(logits[r, c])
+//   dlogits[r, c] = (exp(logits[r, c] - lse[r]) - (1 - smoothing) * [c == t] - smoothing / cols) * scale *
+//   dloss[r]
+// and for a row whose target is ignore_index: loss[r] = 0, dlogits[r, :] = 0, whatever the logits.
+//
+// logits, dlogits  (rows, cols)  f32 | bf16 | f16 | f64, each its own dtype; dlogits may be the same memory
+// as
+//                                logits
+// targets          (rows)        contiguous i32 or i64, each in [0, cols) or ignore_index
+// lse, loss        (rows)        f32, or f64 with f64 logits; in a forward either may be null: not stored
+// dloss            (rows)        like lse, elements dloss_stride apart (0: one for all rows); null: 1
+//
+// The forward reads the logits once: blocks of 1024 columns, the sum rescaled whenever the maximum rises.
+// Sums within a block are in fp32 (f64 for f64), across blocks in f64. A logit of -inf has probability 0.
+// dlogits is = (not +=). Deterministic, the same bits for any number of threads. No alignment is required.
+// Bytes: forward rows * cols * logits; backward rows * cols * (logits + dlogits). One exp an element each.
+struct CrossEntropyParams {
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  RowMatrix logits = {};
+  const void* targets = nullptr;
+  DType target_dtype = DType::i64;
+  std::int64_t ignore_index = -100;
+  double smoothing = 0;
+  void* lse = nullptr;
+  void* loss = nullptr;         // forward only
+  const void* dloss = nullptr;  // the rest: backward only
+  std::int64_t dloss_stride = 0;
+  double scale = 1;
+  RowMatrix dlogits = {};
+};
+
+namespace cpu {
+
+void cross_entropy_forward(const CrossEntropyParams& params);
+void cross_entropy_backward(const CrossEntropyParams& params);
+
+}  // namespace cpu
+}  // namespace ergon::kernels

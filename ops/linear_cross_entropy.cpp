@@ -1,0 +1,156 @@
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "core/autograd.h"
+#include "core/tensor_impl.h"
+#include "kernels/gemm.h"
+#include "ops/arithmetic.h"
+#include "ops/cross_entropy.h"
+#include "ops/row_view.h"
+
+namespace ergon::ops {
+namespace {
+
+using kernels::GemmOperand;
+
+// Bytes of logits held at a time. Each chunk reads the weight twice and its gradient once more, so that large
+// chunks cost less traffic; from here on the matrix products no longer gain.
+constexpr std::int64_t kChunkBytes = 64 << 20;
+
+std::int64_t rows_per_chunk(std::int64_t rows, std::int64_t classes, std::int64_t element_size) {
+  const std::int64_t most = std::max<std::int64_t>(kChunkBytes / (classes * element_size), 16);
+  const std::int64_t chunks = std::max<std::int64_t>((rows + most - 1) / most, 1);
+  return (rows + chunks - 1) / chunks;  // of equal size
+}
+
+GemmOperand<const void*> transposed(GemmOperand<const void*> matrix) {
+  std::swap(matrix.row_stride, matrix.col_stride);
+  return matrix;
+}
+
+// The address of the element `offset` after the first.
+void* at(const Tensor& tensor, std::int64_t offset) {
+  return static_cast<char*>(tensor.data_ptr()) + offset * size_of(tensor.dtype());
+}
+
+void check(const Tensor& hidden, const Tensor& weight, const CrossEntropyOptions& options) {
+  check_rows("linear_cross_entropy", "hidden", hidden);
+  ERGON_CHECK(weight.dim() == 2 && weight.size(0) > 0 && weight.size(1) == hidden.size(-1),
+              "[linear_cross_entropy] hidden {} and weight {}: expected a weight (classes, {})",
+              hidden.shape(), weight.shape(), hidden.size(-1));
+  ERGON_CHECK(weight.dtype() == hidden.dtype(),
+              "[linear_cross_entropy] hidden is {}, weight is {}: expected the same dtype",
+              name_of(hidden.dtype()), name_of(weight.dtype()));
+  ERGON_CHECK(options.reduction != Reduction::none,
+              "[linear_cross_entropy] reduction none: expected mean or sum; use linear and cross_entropy");
+}
+
+// The gradients for grad_output = 1; undefined where not wanted. f32, or f64.
+struct Computed {
+  Tensor hidden;  // (..., features)
+  Tensor weight;  // (classes, features)
+};
+
+// The sum or mean of the losses, and the gradients that `grads` has tensors for.
+//   logits = h W^T, dh = dlogits W, dW = sum over chunks of dlogits^T h
+Tensor run(const RowView& hidden, const Tensor& weight, const detail::Targets& targets,
+           const CrossEntropyOptions& options, const Computed& grads) {
+  const std::int64_t rows = hidden.rows, features = hidden.cols, classes = weight.size(0);
+  const TensorOptions compute{weight.dtype() == DType::f64 ? DType::f64 : DType::f32, weight.device()};
+  const std::int64_t chunk = rows_per_chunk(rows, classes, size_of(compute.dtype));
+  const Tensor logits = empty({chunk, classes}, compute);
+  const Tensor loss = empty({rows}, compute), lse = empty({chunk}, compute);
+  const GemmOperand<const void*> w{weight.data_ptr(), weight.dtype(), weight.stride(0), weight.stride(1)};
+  if (rows == 0 && grads.weight.defined()) Tensor(grads.weight).zero_();
+  for (std::int64_t begin = 0; begin < rows; begin += chunk) {
+    const std::int64_t count = std::min(chunk, rows - begin);
+    const GemmOperand<const void*> h{at(hidden.tensor, begin * hidden.stride), hidden.tensor.dtype(),
+                                     hidden.stride, 1};
+    const GemmOperand<void*> z{logits.data_ptr(), logits.dtype(), classes, 1};
+    kernels::cpu::gemm({.M = count, .N = classes, .K = features, .a = h, .b = transposed(w), .c = z});
+    kernels::CrossEntropyParams params{.rows = count,
+                                       .cols = classes,
+                                       .logits = {z.data, z.dtype, classes},
+                                       .targets = at(targets.tensor, begin),
+                                       .target_dtype = targets.tensor.dtype(),
+                                       .ignore_index = options.ignore_index,
+                                       .smoothing = options.label_smoothing,
+                                       .lse = lse.data_ptr(),
+                                       .loss = at(loss, begin)};
+    kernels::cpu::cross_entropy_forward(params);
+    if (!grads.hidden.defined() && !grads.weight.defined()) continue;
+    params.scale = options.reduction == Reduction::mean ? 1 / static_cast<double>(targets.counted) : 1;
+    params.dlogits = params.logits;
+    kernels::cpu::cross_entropy_backward(params);
+    const GemmOperand<const void*> dz{z.data, z.dtype, classes, 1};
+    if (grads.hidden.defined()) {
+      const GemmOperand<void*> dh{at(grads.hidden, begin * features), compute.dtype, features, 1};
+      kernels::cpu::gemm({.M = count, .N = features, .K = classes, .a = dz, .b = w, .c = dh});
+    }
+    if (grads.weight.defined()) {
+      const GemmOperand<void*> dw{grads.weight.data_ptr(), compute.dtype, features, 1};
+      kernels::cpu::gemm({.M = classes,
+                          .N = features,
+                          .K = count,
+                          .a = transposed(dz),
+                          .b = h,
+                          .c = dw,
+                          .beta = begin == 0 ? 0.0 : 1.0});
+    }
+  }
+  return detail::reduce_losses(loss, targets.counted, options.reduction);
+}
+
+// Nobody else sees the tensor or its storage.
+bool is_sole_owner(const Tensor& tensor) {
+  return tensor.impl().use_count() == 1 && tensor.impl()->storage.use_count() == 1;
+}
+
+// Hands out the gradients computed by the forward, scaled.
+struct Backward {
+  Computed grads;
+  DType dtype;         // of hidden and weight
+  double applied = 1;  // the grad_output that `grads` are for
+
+  autograd::Gradients operator()(const Tensor& grad_output, const autograd::NeedsGrad&) {
+    const double wanted = grad_output.item<double>();
+    const double factor = wanted / applied;
+    const bool reversible = std::isfinite(wanted) && wanted != 0;  // else keep the gradients for another call
+    const auto scaled = [&](Tensor& gradient) {
+      if (!gradient.defined()) return gradient;
+      if (factor == 1) return gradient.to(dtype);
+      if (!reversible) return mul(gradient, factor).to(dtype);
+      if (is_sole_owner(gradient)) {
+        mul_(gradient, factor);
+      } else {
+        gradient = mul(gradient, factor);
+      }
+      return gradient.to(dtype);
+    };
+    autograd::Gradients result{scaled(grads.hidden), scaled(grads.weight)};
+    if (reversible) applied = wanted;
+    return result;
+  }
+};
+
+}  // namespace
+
+Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                            const CrossEntropyOptions& options) {
+  check(hidden, weight, options);
+  Shape shape = hidden.shape();
+  shape.erase(shape.size() - 1);
+  const detail::Targets checked =
+      detail::check_targets("linear_cross_entropy", targets, shape, weight.size(0), options);
+  const bool recording = grad_enabled();
+  const DType dtype = hidden.dtype();
+  const TensorOptions compute{dtype == DType::f64 ? DType::f64 : DType::f32, hidden.device()};
+  Computed grads;
+  if (recording && hidden.requires_grad()) grads.hidden = empty(hidden.shape(), compute);
+  if (recording && weight.requires_grad()) grads.weight = empty(weight.shape(), compute);
+  const Tensor loss = run(rows_of(hidden), weight.detach(), checked, options, grads);
+  return autograd::record("linear_cross_entropy", loss, {hidden, weight}, Backward{std::move(grads), dtype});
+}
+
+}  // namespace ergon::ops

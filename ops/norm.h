@@ -1,0 +1,28 @@
+#pragma once
+
+// What layer_norm and rms_norm share: checks, allocation and the backward node. Internal to ops, but for
+// AddNormResult.
+
+#include "core/tensor.h"
+#include "kernels/norm.h"
+
+namespace ergon::ops {
+
+// Of add_layer_norm and add_rms_norm.
+struct AddNormResult {
+  Tensor normed;
+  Tensor sum;
+};
+
+struct NormOp {
+  const char* name;
+  void (*forward)(const kernels::NormForwardParams&);
+  void (*backward)(const kernels::NormBackwardParams&);
+  bool centered;  // has a mean to save
+};
+
+// `residual`, `weight` and `bias` may be undefined; without a residual `sum` is.
+AddNormResult normalize(const NormOp& op, const Tensor& x, const Tensor& residual, const Tensor& weight,
+                        const Tensor& bias, double eps);
+
+}  // namespace ergon::ops
