@@ -11,6 +11,8 @@ Targets check_targets(const char* op, const Tensor& targets, const Shape& shape,
                       const CrossEntropyOptions& options) {
   ERGON_CHECK(targets.shape() == shape, "[{}] targets {}: expected {}, one for each position", op,
               targets.shape(), shape);
+  ERGON_CHECK(targets.dtype() == DType::i32 || targets.dtype() == DType::i64,
+              "[{}] targets are {}: expected i32 or i64", op, name_of(targets.dtype()));
   ERGON_CHECK(options.label_smoothing >= 0 && options.label_smoothing < 1,
               "[{}] label_smoothing {}: expected a number in [0, 1)", op, options.label_smoothing);
   Targets result{targets.contiguous(), 0};

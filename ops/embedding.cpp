@@ -27,6 +27,8 @@ void check_indices(const Tensor& indices, std::int64_t vocab) {  // contiguous
 Tensor embedding(const Tensor& weight, const Tensor& indices) {
   check_rows("embedding", "weight", weight);
   ERGON_CHECK(weight.dim() == 2, "[embedding] weight {}: expected (vocab, features)", weight.shape());
+  ERGON_CHECK(indices.dtype() == DType::i32 || indices.dtype() == DType::i64,
+              "[embedding] indices are {}: expected i32 or i64", name_of(indices.dtype()));
   const Tensor index = indices.contiguous();
   check_indices(index, weight.size(0));
   const RowView table = rows_of(weight);
