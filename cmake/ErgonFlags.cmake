@@ -4,7 +4,8 @@ target_compile_options(ergon_flags INTERFACE
   -Wall -Wextra -Wshadow -Werror
   # Loops with sqrt, comparisons and selects vectorise only without errno and trap semantics. NaN and infinity
   # keep their meaning: -ffast-math is not used.
-  -fno-math-errno -fno-trapping-math)
+  # A sum keeps its order unless "omp simd reduction" frees it, with or without OpenMP's threads.
+  -fno-math-errno -fno-trapping-math -fopenmp-simd)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # False alarms of GCC 12 in {fmt} once its parser is inlined.
   target_compile_options(ergon_flags INTERFACE -Wno-stringop-overflow)
