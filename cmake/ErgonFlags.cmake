@@ -7,8 +7,8 @@ target_compile_options(ergon_flags INTERFACE
   # A sum keeps its order unless "omp simd reduction" frees it, with or without OpenMP's threads.
   -fno-math-errno -fno-trapping-math -fopenmp-simd)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  # False alarms of GCC 12 in {fmt} once its parser is inlined.
-  target_compile_options(ergon_flags INTERFACE -Wno-stringop-overflow)
+  # False alarms of GCC 12 in {fmt} and std::string once they are inlined.
+  target_compile_options(ergon_flags INTERFACE -Wno-stringop-overflow -Wno-restrict)
 endif()
 if(ERGON_NATIVE AND NOT ERGON_FUZZ)
   target_compile_options(ergon_flags INTERFACE -march=native)

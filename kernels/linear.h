@@ -12,7 +12,7 @@ namespace ergon::kernels {
 // dpre[r,c] = dout[r,c] * act'(pre[r,c]);  dbias[c] = sum_r dpre[r,c]
 // dout, pre, dpre  (rows, cols) contiguous, one dtype: f32 | bf16 | f16 | f64. pre is not read for
 // Activation::none.
-//                  dpre may alias dout or pre; null: not written
+//                  dpre may be pre itself, but not dout; null: not written
 // dbias            (cols), that dtype, = (not +=); null: not computed
 // Sums in fp32 (f64 for f64), in blocks of 128 rows: relative error below (128 + rows / 128) * 2^-24 of the
 // sum of magnitudes. Deterministic. Bytes: dout, pre and dpre once each. Flops: rows * cols, and the

@@ -7,7 +7,7 @@
 
 #include "core/half.h"
 #include "core/parallel.h"
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/convert.h"
 #include "kernels/cpu/vec_math.h"
 #include "kernels/gemm.h"
 
@@ -212,8 +212,8 @@ void backward_head_kv(const AttentionParams& p, std::int64_t batch, std::int64_t
   }
   const Slice<T> dk(p.dk, batch, head_kv), dv(p.dv, batch, head_kv);
   for (std::int64_t j = 0; j < p.seqlen_k; ++j) {
-    store_row(scratch.dk.data() + j * p.head_dim, dk.row(j), p.head_dim);
-    store_row(scratch.dv.data() + j * p.head_dim, dv.row(j), p.head_dim);
+    convert_run(scratch.dk.data() + j * p.head_dim, dk.row(j), p.head_dim);
+    convert_run(scratch.dv.data() + j * p.head_dim, dv.row(j), p.head_dim);
   }
 }
 

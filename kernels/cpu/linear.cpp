@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/cpu/activations.h"
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/convert.h"
 
 namespace ergon::kernels::cpu {
 namespace {
@@ -15,45 +16,59 @@ constexpr std::int64_t kPanel =
     256;  // columns that one thread sums at a time: its buffers stay in the L1 cache
 constexpr std::int64_t kBlockRows = 128;  // rows summed before they are added to the total
 
-// row[c] *= act'(pre[c])
+// dpre[c] = dout[c] * act'(pre[c])
 template <class Acc>
-void multiply_by_derivative(Activation activation, Acc* row, const Acc* pre, std::int64_t n) {
+void multiply_by_derivative(Activation activation, const Acc* __restrict dout, const Acc* __restrict pre,
+                            Acc* __restrict dpre, std::int64_t n) {
   switch (activation) {
     case Activation::none:
+      std::copy_n(dout, n, dpre);
       return;
     case Activation::relu:
-      for (std::int64_t i = 0; i < n; ++i) row[i] = pre[i] > Acc(0) ? row[i] : Acc(0);
+      for (std::int64_t i = 0; i < n; ++i) dpre[i] = pre[i] > Acc(0) ? dout[i] : Acc(0);
       return;
     case Activation::gelu_tanh:
-      for (std::int64_t i = 0; i < n; ++i) row[i] *= gelu_tanh_grad(pre[i]);
+      for (std::int64_t i = 0; i < n; ++i) dpre[i] = dout[i] * gelu_tanh_grad(pre[i]);
       return;
     case Activation::gelu_erf:
-      for (std::int64_t i = 0; i < n; ++i) row[i] *= gelu_erf_grad(pre[i]);
+      for (std::int64_t i = 0; i < n; ++i) dpre[i] = dout[i] * gelu_erf_grad(pre[i]);
       return;
     case Activation::silu:
-      for (std::int64_t i = 0; i < n; ++i) row[i] *= silu_grad(pre[i]);
+      for (std::int64_t i = 0; i < n; ++i) dpre[i] = dout[i] * silu_grad(pre[i]);
       return;
+  }
+}
+
+// n elements in the arithmetic type: where they lie, or converted into `buffer`.
+template <class Acc, class T>
+const Acc* widened(const T* x, Acc* buffer, std::int64_t n) {
+  if constexpr (std::is_same_v<T, Acc>) {
+    return x;
+  } else {
+    convert_run(x, buffer, n);
+    return buffer;
   }
 }
 
 template <class T>
 void panel_backward(const BiasActivationBackward& p, std::int64_t first, std::int64_t width) {
   using Acc = accumulate_t<T>;
-  std::array<Acc, kPanel> total{}, block{}, row, pre;
+  std::array<Acc, kPanel> total{}, block{}, dout_buffer, pre_buffer, product;
   for (std::int64_t r = 0; r < p.rows; ++r) {
     const std::int64_t at = r * p.cols + first;
-    load_row(static_cast<const T*>(p.dout) + at, row.data(), width);
+    const Acc* row = widened(static_cast<const T*>(p.dout) + at, dout_buffer.data(), width);
     if (p.activation != Activation::none) {
-      load_row(static_cast<const T*>(p.pre) + at, pre.data(), width);
-      multiply_by_derivative(p.activation, row.data(), pre.data(), width);
+      const Acc* pre = widened(static_cast<const T*>(p.pre) + at, pre_buffer.data(), width);
+      multiply_by_derivative(p.activation, row, pre, product.data(), width);
+      row = product.data();
     }
-    if (p.dpre != nullptr) store_row(row.data(), static_cast<T*>(p.dpre) + at, width);
     for (std::int64_t c = 0; c < width; ++c) block[c] += row[c];
+    if (p.dpre != nullptr) convert_run(row, static_cast<T*>(p.dpre) + at, width);
     if ((r + 1) % kBlockRows == 0 || r + 1 == p.rows) {
       for (std::int64_t c = 0; c < width; ++c) total[c] += std::exchange(block[c], Acc(0));
     }
   }
-  if (p.dbias != nullptr) store_row(total.data(), static_cast<T*>(p.dbias) + first, width);
+  if (p.dbias != nullptr) convert_run(total.data(), static_cast<T*>(p.dbias) + first, width);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 
 #include "core/half.h"
 #include "core/parallel.h"
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/convert.h"
 
 namespace ergon::kernels::cpu {
 namespace {
@@ -55,11 +55,11 @@ void for_each_block(const Chunk& chunk, F&& f) {
     Acc wide_param[kBlock], wide_grad[kBlock];
     for (std::int64_t i = 0; i < chunk.count; i += kBlock) {
       const std::int64_t n = std::min(kBlock, chunk.count - i);
-      load_row(param + i, wide_param, n);
-      load_row(grad + i, wide_grad, n);
+      convert_run(param + i, wide_param, n);
+      convert_run(grad + i, wide_grad, n);
       f(wide_param, wide_grad, state0 == nullptr ? nullptr : state0 + i,
         state1 == nullptr ? nullptr : state1 + i, n);
-      store_row(wide_param, param + i, n);
+      convert_run(wide_param, param + i, n);
     }
   }
 }
@@ -115,7 +115,7 @@ double chunk_sum_of_squares(const Chunk& chunk) {
   Acc lanes[kLanesUsed] = {}, row[kBlock];
   for (std::int64_t first = 0; first < chunk.count; first += kBlock) {
     const std::int64_t n = std::min(kBlock, chunk.count - first);
-    load_row(grad + first, row, n);
+    convert_run(grad + first, row, n);
     std::fill(row + n, row + kBlock, Acc(0));
     for (std::int64_t i = 0; i < kBlock; i += kLanesUsed) {
       for (std::int64_t lane = 0; lane < kLanesUsed; ++lane) lanes[lane] += row[i + lane] * row[i + lane];
