@@ -1,0 +1,28 @@
+#pragma once
+
+// Text generation.
+
+#include <functional>
+
+#include "models/language/causal_lm.h"
+
+namespace ergon::models {
+
+struct SamplingOptions {
+  std::int64_t max_new_tokens = 200;
+  double temperature = 1.0;  // 0: always the most likely token
+  std::int64_t top_k = 0;    // sample among the k most likely tokens; 0: all
+  double top_p =
+      1.0;  // sample among the most likely tokens that make up this probability (Holtzman et al. 2019)
+  std::uint64_t seed = 0;
+};
+
+// Continues `prompt` (at least one token) and returns the new tokens; on_token is called with each as it
+// comes, and returning false ends the generation. Once the text is longer than the model's context, the
+// oldest tokens are left out. Throws Error for an empty prompt, a token outside the vocabulary, or options
+// out of range.
+std::vector<std::int64_t> generate(CausalLM& model, const std::vector<std::int64_t>& prompt,
+                                   const SamplingOptions& options,
+                                   const std::function<bool(std::int64_t)>& on_token = {});
+
+}  // namespace ergon::models

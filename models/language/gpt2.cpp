@@ -1,0 +1,169 @@
+#include "models/language/gpt2.h"
+
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "models/language/config_json.h"
+#include "models/nn/init.h"
+#include "ops/arithmetic.h"
+#include "ops/attention.h"
+
+namespace ergon::models {
+namespace {
+
+// GPT-2's Conv1D keeps its weights as (in, out).
+constexpr nn::LinearOptions kConv1D{.layout = nn::WeightLayout::in_out};
+
+}  // namespace
+
+GPT2Config GPT2Config::named(std::string_view name) {
+  struct Named {
+    std::string_view name, parameters;
+    std::int64_t hidden_size, num_layers, num_heads;
+  };
+  constexpr std::array<Named, 4> kSizes{{{"gpt2", "124M", 768, 12, 12},
+                                         {"gpt2-medium", "355M", 1024, 24, 16},
+                                         {"gpt2-large", "774M", 1280, 36, 20},
+                                         {"gpt2-xl", "1558M", 1600, 48, 25}}};
+  for (const Named& size : kSizes) {
+    if (name != size.name && name != size.parameters) continue;
+    return {.hidden_size = size.hidden_size, .num_layers = size.num_layers, .num_heads = size.num_heads};
+  }
+  ERGON_FAIL(
+      "unknown GPT-2 size '{}': expected gpt2 (124M), gpt2-medium (355M), gpt2-large (774M) or gpt2-xl "
+      "(1558M)",
+      name);
+}
+
+void GPT2Config::validate() const {
+  check_positive("gpt2", {{"vocab_size", vocab_size},
+                          {"n_positions", context_length},
+                          {"n_embd", hidden_size},
+                          {"n_layer", num_layers},
+                          {"n_head", num_heads}});
+  ERGON_CHECK(hidden_size % num_heads == 0, "[gpt2] n_embd {} must be a multiple of n_head {}", hidden_size,
+              num_heads);
+  ERGON_CHECK(dropout >= 0 && dropout < 1, "[gpt2] dropout {}: expected a number in [0, 1)", dropout);
+}
+
+GPT2Config GPT2Config::from_json(const nlohmann::json& json) {
+  const ConfigReader read("gpt2", json);
+  GPT2Config config;
+  config.vocab_size = read.integer("vocab_size");
+  config.context_length = read.integer("n_positions");
+  config.hidden_size = read.integer("n_embd");
+  config.num_layers = read.integer("n_layer");
+  config.num_heads = read.integer("n_head");
+  config.dropout = read.number("resid_pdrop", 0);
+  config.layer_norm_eps = read.number("layer_norm_epsilon", 1e-5);
+  read.expect("activation_function", "gelu_new");
+  config.validate();
+  return config;
+}
+
+nlohmann::json GPT2Config::to_json() const {
+  return {{"model_type", "gpt2"},
+          {"architectures", {"GPT2LMHeadModel"}},
+          {"vocab_size", vocab_size},
+          {"n_positions", context_length},
+          {"n_ctx", context_length},
+          {"n_embd", hidden_size},
+          {"n_layer", num_layers},
+          {"n_head", num_heads},
+          {"activation_function", "gelu_new"},
+          {"resid_pdrop", dropout},
+          {"embd_pdrop", dropout},
+          {"attn_pdrop", 0.0},
+          {"layer_norm_epsilon", layer_norm_eps},
+          {"initializer_range", 0.02},
+          {"tie_word_embeddings", true}};
+}
+
+GPT2Attention::GPT2Attention(const GPT2Config& config)
+    : c_attn(config.hidden_size, 3 * config.hidden_size, kConv1D),
+      c_proj(config.hidden_size, config.hidden_size, kConv1D),
+      num_heads_(config.num_heads) {
+  register_module("c_attn", c_attn);
+  register_module("c_proj", c_proj);
+}
+
+Tensor GPT2Attention::forward(const Tensor& x) {
+  const std::int64_t batch = x.size(0), seqlen = x.size(1), width = x.size(2);
+  const std::vector<Tensor> qkv = chunk(c_attn(x), 3, 2);  // (batch, seqlen, width) each
+  const auto heads = [&](const Tensor& t) { return t.view({batch, seqlen, num_heads_, width / num_heads_}); };
+  const Tensor o = ops::scaled_dot_product_attention(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]), {.causal = true});
+  return c_proj(o.view({batch, seqlen, width}));
+}
+
+GPT2Mlp::GPT2Mlp(const GPT2Config& config)
+    : c_fc(config.hidden_size, 4 * config.hidden_size, kConv1D),
+      c_proj(4 * config.hidden_size, config.hidden_size, kConv1D) {
+  register_module("c_fc", c_fc);
+  register_module("c_proj", c_proj);
+}
+
+Tensor GPT2Mlp::forward(const Tensor& x) { return c_proj(c_fc.forward(x, ops::Activation::gelu_tanh)); }
+
+GPT2Block::GPT2Block(const GPT2Config& config)
+    : ln_1(config.hidden_size, config.layer_norm_eps),
+      attn(config),
+      ln_2(config.hidden_size, config.layer_norm_eps),
+      mlp(config),
+      dropout_(config.dropout) {
+  register_module("ln_1", ln_1);
+  register_module("attn", attn);
+  register_module("ln_2", ln_2);
+  register_module("mlp", mlp);
+  register_module("dropout", dropout_);
+}
+
+Tensor GPT2Block::forward(const Tensor& x) {
+  const auto [normed, residual] = ln_2.forward_add(dropout_(attn.forward(ln_1(x))), x);
+  return residual + dropout_(mlp.forward(normed));
+}
+
+GPT2::Transformer::Transformer(const GPT2Config& config)
+    : wte(config.vocab_size, config.hidden_size),
+      wpe(config.context_length, config.hidden_size),
+      drop(config.dropout),
+      ln_f(config.hidden_size, config.layer_norm_eps) {
+  for (std::int64_t i = 0; i < config.num_layers; ++i) h.emplace_back(config);
+  register_module("wte", wte);
+  register_module("wpe", wpe);
+  register_module("drop", drop);
+  register_module("h", h);
+  register_module("ln_f", ln_f);
+}
+
+GPT2::GPT2(const GPT2Config& config) : transformer((config.validate(), config)), config_(config) {
+  register_module("transformer", transformer);
+  const double residual_std = 0.02 / std::sqrt(2.0 * static_cast<double>(config.num_layers));
+  for (auto& [name, parameter] : named_parameters()) {
+    if (name.ends_with(".bias")) {
+      nn::init::constant_(parameter, 0);
+    } else if (name.ends_with("c_proj.weight")) {
+      nn::init::normal_(parameter, 0, residual_std);
+    } else if (parameter.dim() == 2) {
+      nn::init::normal_(parameter, 0, 0.02);
+    }
+  }
+}
+
+Tensor GPT2::hidden_states(const Tensor& tokens) {
+  check_tokens("gpt2", tokens, config_.context_length);
+  const Tensor positions = transformer.wpe.weight.slice(0, 0, tokens.size(1));  // (seqlen, hidden_size)
+  Tensor x = transformer.drop(transformer.wte(tokens) + positions);
+  for (GPT2Block& block : transformer.h) x = block.forward(x);
+  return transformer.ln_f(x);
+}
+
+double GPT2::training_flops_per_token(std::int64_t seqlen) const {
+  const std::int64_t matmul_parameters = num_parameters() - transformer.wpe.weight.numel();
+  return 6.0 * static_cast<double>(matmul_parameters)
+         + 12.0 * static_cast<double>(config_.num_layers * config_.hidden_size * seqlen);
+}
+
+nlohmann::json GPT2::config() const { return config_.to_json(); }
+
+}  // namespace ergon::models

@@ -1,0 +1,162 @@
+#include "models/language/llama.h"
+
+#include "models/language/config_json.h"
+#include "models/nn/init.h"
+#include "ops/arithmetic.h"
+#include "ops/attention.h"
+#include "ops/rotary_embedding.h"
+#include "ops/swiglu.h"
+
+namespace ergon::models {
+namespace {
+
+constexpr nn::LinearOptions kNoBias{.bias = false};
+
+}  // namespace
+
+void LlamaConfig::validate() const {
+  check_positive("llama", {{"vocab_size", vocab_size},
+                           {"max_position_embeddings", context_length},
+                           {"hidden_size", hidden_size},
+                           {"intermediate_size", intermediate_size},
+                           {"num_hidden_layers", num_layers},
+                           {"num_attention_heads", num_heads},
+                           {"num_key_value_heads", num_heads_kv},
+                           {"head_dim", head_dim}});
+  ERGON_CHECK(num_heads % num_heads_kv == 0,
+              "[llama] num_attention_heads {} must be a multiple of num_key_value_heads {}", num_heads,
+              num_heads_kv);
+  ERGON_CHECK(head_dim % 2 == 0, "[llama] head_dim {} must be even for the rotary embedding", head_dim);
+}
+
+LlamaConfig LlamaConfig::from_json(const nlohmann::json& json) {
+  const ConfigReader read("llama", json);
+  LlamaConfig config;
+  config.vocab_size = read.integer("vocab_size");
+  config.context_length = read.integer("max_position_embeddings", 2048);
+  config.hidden_size = read.integer("hidden_size");
+  config.intermediate_size = read.integer("intermediate_size");
+  config.num_layers = read.integer("num_hidden_layers");
+  config.num_heads = read.integer("num_attention_heads");
+  config.num_heads_kv = read.integer("num_key_value_heads", config.num_heads);
+  ERGON_CHECK(config.num_heads > 0, "[llama] num_attention_heads {}: expected a positive number",
+              config.num_heads);
+  config.head_dim = read.integer("head_dim", config.hidden_size / config.num_heads);
+  config.rope_theta = read.number("rope_theta", 10000);
+  config.rms_norm_eps = read.number("rms_norm_eps", 1e-6);
+  config.tie_word_embeddings = read.boolean("tie_word_embeddings", false);
+  config.initializer_range = read.number("initializer_range", 0.02);
+  read.expect("hidden_act", "silu");
+  read.expect_absent("rope_scaling");
+  read.expect_false("attention_bias");
+  read.expect_false("mlp_bias");
+  config.validate();
+  return config;
+}
+
+nlohmann::json LlamaConfig::to_json() const {
+  return {{"model_type", "llama"},
+          {"architectures", {"LlamaForCausalLM"}},
+          {"vocab_size", vocab_size},
+          {"max_position_embeddings", context_length},
+          {"hidden_size", hidden_size},
+          {"intermediate_size", intermediate_size},
+          {"num_hidden_layers", num_layers},
+          {"num_attention_heads", num_heads},
+          {"num_key_value_heads", num_heads_kv},
+          {"head_dim", head_dim},
+          {"rope_theta", rope_theta},
+          {"rms_norm_eps", rms_norm_eps},
+          {"hidden_act", "silu"},
+          {"attention_bias", false},
+          {"mlp_bias", false},
+          {"initializer_range", initializer_range},
+          {"tie_word_embeddings", tie_word_embeddings}};
+}
+
+LlamaAttention::LlamaAttention(const LlamaConfig& config)
+    : q_proj(config.hidden_size, config.num_heads * config.head_dim, kNoBias),
+      k_proj(config.hidden_size, config.num_heads_kv * config.head_dim, kNoBias),
+      v_proj(config.hidden_size, config.num_heads_kv * config.head_dim, kNoBias),
+      o_proj(config.num_heads * config.head_dim, config.hidden_size, kNoBias),
+      head_dim_(config.head_dim),
+      rope_theta_(config.rope_theta) {
+  register_module("q_proj", q_proj);
+  register_module("k_proj", k_proj);
+  register_module("v_proj", v_proj);
+  register_module("o_proj", o_proj);
+}
+
+Tensor LlamaAttention::forward(const Tensor& x) {
+  const std::int64_t batch = x.size(0), seqlen = x.size(1);
+  const auto heads = [&](const Tensor& t) { return t.view({batch, seqlen, -1, head_dim_}); };
+  const Tensor q = ops::rotary_embedding(heads(q_proj(x)), {.theta = rope_theta_});
+  const Tensor k = ops::rotary_embedding(heads(k_proj(x)), {.theta = rope_theta_});
+  const Tensor o = ops::scaled_dot_product_attention(q, k, heads(v_proj(x)), {.causal = true});
+  return o_proj(o.view({batch, seqlen, -1}));
+}
+
+LlamaMlp::LlamaMlp(const LlamaConfig& config)
+    : gate_proj(config.hidden_size, config.intermediate_size, kNoBias),
+      up_proj(config.hidden_size, config.intermediate_size, kNoBias),
+      down_proj(config.intermediate_size, config.hidden_size, kNoBias) {
+  register_module("gate_proj", gate_proj);
+  register_module("up_proj", up_proj);
+  register_module("down_proj", down_proj);
+}
+
+Tensor LlamaMlp::forward(const Tensor& x) { return down_proj(ops::swiglu(gate_proj(x), up_proj(x))); }
+
+LlamaBlock::LlamaBlock(const LlamaConfig& config)
+    : input_layernorm(config.hidden_size, config.rms_norm_eps),
+      self_attn(config),
+      post_attention_layernorm(config.hidden_size, config.rms_norm_eps),
+      mlp(config) {
+  register_module("input_layernorm", input_layernorm);
+  register_module("self_attn", self_attn);
+  register_module("post_attention_layernorm", post_attention_layernorm);
+  register_module("mlp", mlp);
+}
+
+Tensor LlamaBlock::forward(const Tensor& x) {
+  const auto [normed, residual] =
+      post_attention_layernorm.forward_add(self_attn.forward(input_layernorm(x)), x);
+  return residual + mlp.forward(normed);
+}
+
+Llama::Model::Model(const LlamaConfig& config)
+    : embed_tokens(config.vocab_size, config.hidden_size), norm(config.hidden_size, config.rms_norm_eps) {
+  for (std::int64_t i = 0; i < config.num_layers; ++i) layers.emplace_back(config);
+  register_module("embed_tokens", embed_tokens);
+  register_module("layers", layers);
+  register_module("norm", norm);
+}
+
+Llama::Llama(const LlamaConfig& config)
+    : model((config.validate(), config)),
+      lm_head(config.hidden_size, config.vocab_size, kNoBias),
+      config_(config) {
+  register_module("model", model);
+  register_module("lm_head", lm_head);
+  if (config.tie_word_embeddings) lm_head.weight = model.embed_tokens.weight;
+  for (auto& [name, parameter] : named_parameters()) {
+    if (parameter.dim() == 2) nn::init::normal_(parameter, 0, config.initializer_range);
+  }
+}
+
+Tensor Llama::hidden_states(const Tensor& tokens) {
+  check_tokens("llama", tokens, config_.context_length);
+  Tensor x = model.embed_tokens(tokens);
+  for (LlamaBlock& block : model.layers) x = block.forward(x);
+  return model.norm(x);
+}
+
+double Llama::training_flops_per_token(std::int64_t seqlen) const {
+  const std::int64_t lookup_only = config_.tie_word_embeddings ? 0 : model.embed_tokens.weight.numel();
+  return 6.0 * static_cast<double>(num_parameters() - lookup_only)
+         + 12.0 * static_cast<double>(config_.num_layers * config_.num_heads * config_.head_dim * seqlen);
+}
+
+nlohmann::json Llama::config() const { return config_.to_json(); }
+
+}  // namespace ergon::models
