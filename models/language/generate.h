@@ -17,6 +17,11 @@ struct SamplingOptions {
   std::uint64_t seed = 0;
 };
 
+// A tokenizer's output as a prompt.
+inline std::vector<std::int64_t> as_prompt(const std::vector<std::int32_t>& tokens) {
+  return {tokens.begin(), tokens.end()};
+}
+
 // Continues `prompt` (at least one token) and returns the new tokens; on_token is called with each as it
 // comes, and returning false ends the generation. Once the text is longer than the model's context, the
 // oldest tokens are left out. Throws Error for an empty prompt, a token outside the vocabulary, or options

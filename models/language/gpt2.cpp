@@ -92,7 +92,8 @@ Tensor GPT2Attention::forward(const Tensor& x) {
   const std::int64_t batch = x.size(0), seqlen = x.size(1), width = x.size(2);
   const std::vector<Tensor> qkv = chunk(c_attn(x), 3, 2);  // (batch, seqlen, width) each
   const auto heads = [&](const Tensor& t) { return t.view({batch, seqlen, num_heads_, width / num_heads_}); };
-  const Tensor o = ops::scaled_dot_product_attention(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]), {.causal = true});
+  const Tensor o =
+      ops::scaled_dot_product_attention(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]), {.causal = true});
   return c_proj(o.view({batch, seqlen, width}));
 }
 

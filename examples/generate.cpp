@@ -1,0 +1,59 @@
+// Continues a prompt with a trained language model.
+
+#include "models/language/generate.h"
+
+#include <filesystem>
+#include <iostream>
+
+#include <CLI/CLI.hpp>
+
+#include "examples/support/cli.h"
+#include "models/data/tokenizer.h"
+#include "models/io/checkpoint.h"
+
+using namespace ergon;
+
+namespace {
+
+// The folder with the model: itself, or the newest checkpoint of a training run.
+std::string model_folder(const std::string& path) {
+  if (std::filesystem::exists(path + "/config.json")) return path;
+  const std::optional<std::filesystem::path> latest = io::latest_checkpoint(path + "/checkpoints");
+  ERGON_CHECK(latest.has_value(),
+              "{} holds no model: expected config.json and model.safetensors, or checkpoints/", path);
+  return latest->string();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string path, prompt = "\n";
+  models::SamplingOptions options{.max_new_tokens = 400, .temperature = 0.8, .top_k = 200, .seed = 1337};
+  CLI::App app{"Continues a prompt with a model of train_gpt, or a byte-level one in Hugging Face's files."};
+  app.add_option(
+         "--model", path,
+         "Output folder of train_gpt, a checkpoint, or a folder with config.json and model.safetensors")
+      ->required();
+  app.add_option("--prompt", prompt)->capture_default_str();
+  app.add_option("--tokens", options.max_new_tokens, "Tokens to generate")->capture_default_str();
+  app.add_option("--temperature", options.temperature, "0: always the most likely token")
+      ->capture_default_str();
+  app.add_option("--top-k", options.top_k, "Sample among this many; 0: all")->capture_default_str();
+  app.add_option("--top-p", options.top_p, "Sample among the most likely that make up this probability")
+      ->capture_default_str();
+  app.add_option("--seed", options.seed)->capture_default_str();
+  return cli::run_program(app, argc, argv, [&] {
+    const auto model = models::load_language_model(model_folder(path));
+    const data::ByteTokenizer tokenizer;
+    ERGON_CHECK(model->vocab_size() == tokenizer.vocab_size(),
+                "{} has a vocabulary of {}, the byte tokenizer one of {}", path, model->vocab_size(),
+                tokenizer.vocab_size());
+    std::cout << prompt << std::flush;
+    models::generate(*model, models::as_prompt(tokenizer.encode(prompt)), options, [&](std::int64_t token) {
+      const auto byte = static_cast<std::int32_t>(token);
+      std::cout << tokenizer.decode(std::span(&byte, 1)) << std::flush;
+      return true;
+    });
+    std::cout << '\n';
+  });
+}

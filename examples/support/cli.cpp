@@ -1,0 +1,112 @@
+#include "examples/support/cli.h"
+
+#include <algorithm>
+#include <array>
+#include <iostream>
+
+#include "core/log.h"
+#include "optim/schedule.h"
+
+namespace ergon::cli {
+namespace {
+
+// Options that may change when a run is resumed: how long, how often, where to.
+constexpr std::array kFreeOptions{
+    "help",          "config",        "output", "resume",           "log-interval",
+    "eval-interval", "eval-batches",  "quiet",  "keep-checkpoints", "checkpoint-interval",
+    "sample",        "sample-tokens", "data",   "init-from"};
+
+}  // namespace
+
+void add_common_options(CLI::App& app, CommonOptions& o) {
+  app.set_config("--config", "", "Read options from this TOML file; the command line wins");
+  app.get_formatter()->column_width(34);
+
+  auto* run = app.add_option_group("Run");
+  run->add_option("-o,--output", o.trainer.output_dir, "Folder for checkpoints, metrics.jsonl and loss.svg")
+      ->capture_default_str();
+  run->add_option("--steps", o.trainer.max_steps, "Optimiser steps")->capture_default_str();
+  run->add_flag("--resume", o.trainer.resume, "Go on from the newest checkpoint in the output folder");
+  run->add_option("--seed", o.seed, "The same seed gives the same numbers, bit for bit")
+      ->capture_default_str();
+  run->add_option("--log-interval", o.trainer.log_interval, "Steps between progress lines")
+      ->capture_default_str();
+  run->add_option("--eval-interval", o.trainer.eval_interval, "Steps between evaluations; 0: only at the end")
+      ->capture_default_str();
+  run->add_option("--checkpoint-interval", o.trainer.checkpoint_interval,
+                  "Steps between checkpoints; 0: only at the end")
+      ->capture_default_str();
+  run->add_option("--keep-checkpoints", o.trainer.keep_checkpoints, "Newest checkpoints kept")
+      ->capture_default_str();
+  run->add_flag("--quiet", o.trainer.quiet, "No progress lines");
+
+  auto* optimiser = app.add_option_group("Optimiser (AdamW)");
+  optimiser->add_option("--lr", o.lr, "Highest learning rate")->capture_default_str();
+  optimiser->add_option("--min-lr", o.min_lr, "Learning rate at the end")->capture_default_str();
+  optimiser->add_option("--warmup", o.warmup, "Steps of linear warm-up")->capture_default_str();
+  optimiser->add_option("--schedule", o.schedule, "cosine, linear, wsd (warm-up, stable, decay over the last fifth) or constant")
+      ->check(CLI::IsMember({"cosine", "linear", "wsd", "constant"}))
+      ->capture_default_str();
+  optimiser->add_option("--weight-decay", o.weight_decay, "Of matrices; vectors are not decayed")
+      ->capture_default_str();
+  optimiser->add_option("--beta1", o.beta1)->capture_default_str();
+  optimiser->add_option("--beta2", o.beta2)->capture_default_str();
+  optimiser->add_option("--clip", o.trainer.clip_norm, "Largest norm of the gradient; 0: no clipping")
+      ->capture_default_str();
+  optimiser->add_option("--accumulate", o.trainer.gradient_accumulation, "Micro-batches in a step")
+      ->capture_default_str();
+}
+
+nlohmann::json run_config(const CLI::App& app) {
+  nlohmann::json config = nlohmann::json::object();
+  for (const CLI::Option* option : app.get_options([](const CLI::Option*) { return true; })) {
+    const std::string name = option->get_single_name();
+    if (std::find(kFreeOptions.begin(), kFreeOptions.end(), name) != kFreeOptions.end()) continue;
+    const std::vector<std::string> values = option->reduced_results();
+    config[name] = values.empty() ? option->get_default_str() : values.front();
+  }
+  for (const CLI::App* group : app.get_subcommands([](const CLI::App*) { return true; }))
+    config.update(run_config(*group));
+  return config;
+}
+
+std::function<double(std::int64_t)> schedule_of(const CommonOptions& o) {
+  optim::ScheduleOptions options{.lr = o.lr, .min_lr = o.min_lr, .warmup = o.warmup, .steps = o.trainer.max_steps};
+  if (o.schedule == "constant") return optim::constant(options);
+  if (o.schedule == "linear") return optim::linear(options);
+  if (o.schedule == "cosine") return optim::cosine(options);
+  options.decay_steps = (o.trainer.max_steps - o.warmup) / 5;
+  return optim::warmup_stable_decay(options);
+}
+
+void print_summary(const trainer::TrainerResult& result, const std::string& sample_name) {
+  std::cout << '\n';
+  if (result.interrupted)
+    std::cout << "Interrupted at step " << result.steps << "; --resume goes on from there.\n";
+  for (const auto& [name, value] : result.evaluation) std::cout << fmt::format("{:<12}{:.4f}\n", name, value);
+  if (result.samples_per_second > 0)
+    std::cout << fmt::format("{:<12}{:.0f} {}/s\n", "speed", result.samples_per_second, sample_name);
+  std::cout << fmt::format("{:<12}{:.0f} MiB of tensors at the peak\n", "memory",
+                           static_cast<double>(memory_stats().peak) / (1 << 20))
+            << fmt::format("{:<12}{}\n", "checkpoint", result.checkpoint)
+            << fmt::format("{:<12}{}\n", "plot", result.plot) << std::flush;
+}
+
+int run_program(CLI::App& app, int argc, char** argv, const std::function<void()>& run) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int status = app.exit(error, std::cout, std::cerr);
+    return status == 0 ? 0 : 2;
+  }
+  try {
+    run();
+    return 0;
+  } catch (const std::exception& error) {
+    std::cout.flush();
+    log().error("{}", error.what());
+    return 1;
+  }
+}
+
+}  // namespace ergon::cli

@@ -1,0 +1,41 @@
+#pragma once
+
+// What the trainer programs share: common options, the configuration file, errors as one line, the closing
+// summary.
+
+#include <functional>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "models/trainer/trainer.h"
+
+namespace ergon::cli {
+
+struct CommonOptions {
+  trainer::TrainerOptions trainer{.output_dir = "out"};
+  std::uint64_t seed = 1337;
+  std::string schedule = "cosine";
+  double lr = 1e-3, min_lr = 0;
+  std::int64_t warmup = 0;
+  double beta1 = 0.9, beta2 = 0.99, weight_decay = 0.1;
+};
+
+// --output, --steps, --lr, ...; and --config FILE, a TOML file with the same names.
+void add_common_options(CLI::App& app, CommonOptions& options);
+
+// step → learning rate, as --schedule, --lr, --min-lr and --warmup say. Throws Error if they do not fit
+// together.
+std::function<double(std::int64_t)> schedule_of(const CommonOptions& options);
+
+// Where the results lie, speed and memory, on standard output.
+void print_summary(const trainer::TrainerResult& result, const std::string& sample_name);
+
+// Parses the command line and calls `run`. Errors become one line on standard error and exit code 1 (2: wrong
+// usage).
+int run_program(CLI::App& app, int argc, char** argv, const std::function<void()>& run);
+
+// Every option that decides what is computed, by name: stored with checkpoints, compared on resuming.
+nlohmann::json run_config(const CLI::App& app);
+
+}  // namespace ergon::cli
