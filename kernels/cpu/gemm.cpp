@@ -11,6 +11,7 @@
 #include "core/parallel.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/gemm_blocked.h"
+#include "kernels/cpu/gemm_dot.h"
 
 namespace ergon::kernels::cpu {
 
@@ -152,22 +153,28 @@ void run(const GemmParams& params, const T* bias) {
   const int64_t threads = in_parallel_region() ? 1 : std::min<int64_t>(num_threads(), 1 + work / kSerialWork);
   // Whole matrices to each thread where there are enough for an even share; else each is cut into a grid.
   const int64_t pieces = batch >= 4 * threads ? 1 : threads / std::gcd(threads, batch);
-  const Grid grid = make_grid(first, pieces);
+  const bool dots = suits_dots(first);
+  const Grid grid = dots ? Grid{1, pieces} : make_grid(first, pieces);
   const int64_t m = ceil_div(first.M, grid.rows);
   const int64_t column_vectors = ceil_div(first.N, kLanes<T>);
   const int64_t n = ceil_div(column_vectors, grid.columns) * kLanes<T>;
   const Plan plan = make_plan(first, m, std::min(n, first.N));
-  const int64_t workspace = round_up(plan.workspace<T>(), 1024);
+  const int64_t workspace = round_up(dots ? first.M * first.K : plan.workspace<T>(), 1024);
   T* workspaces = packing_workspace.reserve<T>(threads * workspace);
   const int64_t tasks = batch * pieces;
   const auto run_tasks = [&](int64_t begin, int64_t end, int64_t thread) {
     for (int64_t task = begin; task < end; ++task) {
       const Problem<T> problem = make_problem(params, bias, task / pieces);
       const int64_t row = task % pieces / grid.columns, column = task % pieces % grid.columns;
-      BlockedGemm<T>(problem, plan, workspaces + thread * workspace)
-          .run(problem.M * row / grid.rows, problem.M * (row + 1) / grid.rows,
-               column_vectors * column / grid.columns * kLanes<T>,
-               std::min(problem.N, column_vectors * (column + 1) / grid.columns * kLanes<T>));
+      const int64_t i0 = problem.M * row / grid.rows, i1 = problem.M * (row + 1) / grid.rows;
+      const int64_t j0 = column_vectors * column / grid.columns * kLanes<T>;
+      const int64_t j1 = std::min(problem.N, column_vectors * (column + 1) / grid.columns * kLanes<T>);
+      T* own = workspaces + thread * workspace;
+      if (dots) {
+        multiply_by_dots(problem, own, j0, j1);
+      } else {
+        BlockedGemm<T>(problem, plan, own).run(i0, i1, j0, j1);
+      }
     }
   };
   if (threads == 1) return run_tasks(0, tasks, 0);

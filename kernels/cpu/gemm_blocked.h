@@ -7,34 +7,13 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 
-#include "core/dtype.h"
-#include "core/half.h"
 #include "kernels/cpu/gemm_epilogue.h"
 #include "kernels/cpu/gemm_kernel.h"
 #include "kernels/cpu/gemm_pack.h"
-#include "kernels/gemm.h"
+#include "kernels/cpu/gemm_problem.h"
 
 namespace ergon::kernels::cpu::gemm_detail {
-
-template <class Pointer>
-struct Matrix {
-  Pointer data;
-  DType dtype;
-  int64_t row, col;  // strides in elements
-};
-
-template <class T>
-struct Problem {
-  int64_t M, N, K;
-  Matrix<const void*> a, b;
-  Matrix<void*> c;
-  void* pre_activation;
-  const T* bias;
-  T alpha, beta;
-  Activation activation;
-};
 
 struct Plan {
   int64_t block_m, block_n,
@@ -98,18 +77,11 @@ class BlockedGemm {
 
   static void pack(const Matrix<const void*>& x, int64_t offset, int64_t lane_stride, int64_t k_stride,
                    int lanes, int64_t depth, int64_t more, int width, T* target) {
-    const auto pack_as = [&](auto tag) {
+    with_type<T>(x.dtype, [&](auto tag) {
       using S = typename decltype(tag)::type;
       pack_panel(Panel<S>{static_cast<const S*>(x.data) + offset, lane_stride, k_stride, lanes, depth, more},
                  width, target);
-    };
-    if constexpr (std::is_same_v<T, double>) {
-      pack_as(TypeTag<double>{});
-    } else {
-      if (x.dtype == DType::f32) return pack_as(TypeTag<float>{});
-      if (x.dtype == DType::bf16) return pack_as(TypeTag<bf16>{});
-      pack_as(TypeTag<f16>{});
-    }
+    });
   }
 
   // Columns [j, j + kTileN) of the block.
@@ -148,8 +120,7 @@ class BlockedGemm {
                      int vectors) const {
     const bool first = block.k == 0;
     const bool last = block.k + block.depth == p_.K;
-    const bool epilogue =
-        last && (p_.bias != nullptr || p_.activation != Activation::none || p_.pre_activation != nullptr);
+    const bool epilogue = last && has_epilogue(p_);
     const T beta = first || plan_.scratch_c ? p_.beta : T(1);
     const int64_t offset = (block.i + i) * p_.c.row + (block.j + j) * p_.c.col;
     if (!plan_.scratch_c && p_.c.dtype == dtype_of<T>() && p_.c.col == 1
@@ -165,24 +136,7 @@ class BlockedGemm {
     args.accumulate = plan_.scratch_c && !first;
     run_tile(args, rows, vectors);
     if (plan_.scratch_c && !last) return;
-    const auto finish_as = [&](auto tag) {
-      using C = typename decltype(tag)::type;
-      C* pre = static_cast<C*>(p_.pre_activation);
-      finish_tile<C, T>(Tile<T>{args.c, args.ldc, rows, columns}, epilogue ? p_.activation : Activation::none,
-                        {.c = static_cast<C*>(p_.c.data) + offset,
-                         .row_stride = p_.c.row,
-                         .col_stride = p_.c.col,
-                         .pre_activation = last && pre != nullptr ? pre + offset : nullptr,
-                         .bias = last && p_.bias != nullptr ? p_.bias + block.j + j : nullptr,
-                         .beta = beta});
-    };
-    if constexpr (std::is_same_v<T, double>) {
-      finish_as(TypeTag<double>{});
-    } else {
-      if (p_.c.dtype == DType::f32) return finish_as(TypeTag<float>{});
-      if (p_.c.dtype == DType::bf16) return finish_as(TypeTag<bf16>{});
-      finish_as(TypeTag<f16>{});
-    }
+    finish_tile(p_, {args.c, args.ldc, rows, columns}, block.i + i, block.j + j, beta, last);
   }
 
   const Problem<T>& p_;

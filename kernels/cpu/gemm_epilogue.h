@@ -9,7 +9,7 @@
 #include "kernels/cpu/activations.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/gemm_kernel.h"
-#include "kernels/gemm.h"
+#include "kernels/cpu/gemm_problem.h"
 
 namespace ergon::kernels::cpu::gemm_detail {
 
@@ -77,20 +77,39 @@ void finish_rows(const Tile<T>& tile, const TileOutput<C, T>& out) {
   }
 }
 
-template <class C, class T>
-void finish_tile(const Tile<T>& tile, Activation activation, const TileOutput<C, T>& out) {
-  switch (activation) {
-    case Activation::none:
-      return finish_rows<Activation::none>(tile, out);
-    case Activation::relu:
-      return finish_rows<Activation::relu>(tile, out);
-    case Activation::gelu_tanh:
-      return finish_rows<Activation::gelu_tanh>(tile, out);
-    case Activation::gelu_erf:
-      return finish_rows<Activation::gelu_erf>(tile, out);
-    case Activation::silu:
-      return finish_rows<Activation::silu>(tile, out);
-  }
+template <class T>
+bool has_epilogue(const Problem<T>& p) {
+  return p.bias != nullptr || p.activation != Activation::none || p.pre_activation != nullptr;
+}
+
+// Writes the tile whose first element is C[i, j]: tile + beta * C, and with `complete`, the epilogue.
+template <class T>
+void finish_tile(const Problem<T>& p, const Tile<T>& tile, int64_t i, int64_t j, T beta, bool complete) {
+  const int64_t offset = i * p.c.row + j * p.c.col;
+  with_type<T>(p.c.dtype, [&](auto tag) {
+    using C = typename decltype(tag)::type;
+    TileOutput<C, T> out = {.c = static_cast<C*>(p.c.data) + offset,
+                            .row_stride = p.c.row,
+                            .col_stride = p.c.col,
+                            .pre_activation = nullptr,
+                            .bias = nullptr,
+                            .beta = beta};
+    if (!complete) return finish_rows<Activation::none>(tile, out);
+    if (p.pre_activation != nullptr) out.pre_activation = static_cast<C*>(p.pre_activation) + offset;
+    if (p.bias != nullptr) out.bias = p.bias + j;
+    switch (p.activation) {
+      case Activation::none:
+        return finish_rows<Activation::none>(tile, out);
+      case Activation::relu:
+        return finish_rows<Activation::relu>(tile, out);
+      case Activation::gelu_tanh:
+        return finish_rows<Activation::gelu_tanh>(tile, out);
+      case Activation::gelu_erf:
+        return finish_rows<Activation::gelu_erf>(tile, out);
+      case Activation::silu:
+        return finish_rows<Activation::silu>(tile, out);
+    }
+  });
 }
 
 }  // namespace ergon::kernels::cpu::gemm_detail

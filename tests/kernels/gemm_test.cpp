@@ -169,6 +169,23 @@ TEST_F(Gemm, EveryCombinationOfDTypes) {
   }
 }
 
+// A linear layer while generating: few rows times (out, in) weights.
+TEST_F(Gemm, FewRows) {
+  for (std::int64_t M = 1; M <= 5; ++M) {
+    for (const std::int64_t N : {1, 3, 33, 70}) {
+      for (const DType weights : {DType::f32, DType::bf16, DType::f16, DType::f64}) {
+        Problem p = {.M = M, .N = N, .K = 37, .b = weights, .layout_b = Layout::column_major};
+        if (weights == DType::f64) p.a = p.c = p.bias = weights;
+        run(p);
+        p.layout_a = Layout::strided, p.alpha = 2, p.beta = 1, p.with_bias = true;
+        run(p);
+        p.integers = false, p.K = 1100, p.activation = Activation::silu, p.with_pre_activation = true;
+        run(p);
+      }
+    }
+  }
+}
+
 // Sums over several blocks of K are rounded to c's dtype once: an exact sum gives the nearest bf16.
 TEST_F(Gemm, LongSumsRoundOnce) {
   for (const DType c : kNarrow) {
@@ -377,16 +394,20 @@ std::vector<float> product(std::int64_t M, std::int64_t N, std::int64_t K) {
 }
 
 TEST(GemmThreads, BitsDoNotDependOnTheRunOrTheNumberOfThreads) {
-  const std::vector<float> once = product(150, 333, 1500);
-  EXPECT_TRUE(product(150, 333, 1500) == once);
+  const auto check = [](std::int64_t M, std::int64_t N, std::int64_t K) {
+    const std::vector<float> once = product(M, N, K);
+    EXPECT_TRUE(product(M, N, K) == once);
 #ifdef _OPENMP
-  const int threads = omp_get_max_threads();
-  for (const int count : {1, 2, 3, 5}) {
-    omp_set_num_threads(count);
-    EXPECT_TRUE(product(150, 333, 1500) == once) << count << " threads";
-  }
-  omp_set_num_threads(threads);
+    const int threads = omp_get_max_threads();
+    for (const int count : {1, 2, 3, 5}) {
+      omp_set_num_threads(count);
+      EXPECT_TRUE(product(M, N, K) == once) << count << " threads";
+    }
+    omp_set_num_threads(threads);
 #endif
+  };
+  check(150, 333, 1500);
+  check(3, 2000, 700);
 }
 
 TEST(GemmThreads, CallsFromAParallelRegionRunSideBySide) {

@@ -1,0 +1,46 @@
+#pragma once
+
+// One product of a batch as the CPU code sees it. T is the type of its sums: float, or double for f64.
+
+#include <cstdint>
+#include <type_traits>
+
+#include "core/dtype.h"
+#include "core/half.h"
+#include "kernels/gemm.h"
+
+namespace ergon::kernels::cpu::gemm_detail {
+
+using std::int64_t;
+
+template <class Pointer>
+struct Matrix {
+  Pointer data;
+  DType dtype;
+  int64_t row, col;  // strides in elements
+};
+
+template <class T>
+struct Problem {
+  int64_t M, N, K;
+  Matrix<const void*> a, b;
+  Matrix<void*> c;
+  void* pre_activation;  // null: none; c's dtype and strides
+  const T* bias;         // (N); null: none
+  T alpha, beta;
+  Activation activation;
+};
+
+// Calls f(TypeTag<S>{}) with the type of one of the dtypes that go with T.
+template <class T, class F>
+void with_type(DType dtype, F&& f) {
+  if constexpr (std::is_same_v<T, double>) {
+    f(TypeTag<double>{});
+  } else {
+    if (dtype == DType::f32) return f(TypeTag<float>{});
+    if (dtype == DType::bf16) return f(TypeTag<bf16>{});
+    f(TypeTag<f16>{});
+  }
+}
+
+}  // namespace ergon::kernels::cpu::gemm_detail
