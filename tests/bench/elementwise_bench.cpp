@@ -3,77 +3,19 @@
 //
 //   build/cpu/bench/elementwise_bench
 
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <cstring>
-#include <functional>
 #include <string>
-#include <vector>
 
 #include "core/autograd.h"
-#include "core/parallel.h"
 #include "ops/activation.h"
 #include "ops/arithmetic.h"
 #include "ops/reduce.h"
 #include "ops/softmax.h"
-
-namespace {
-
-using namespace ergon;
-
-double seconds(const std::function<void()>& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
-
-// Reads and writes bytes / 2 each.
-class Memcpy {
- public:
-  explicit Memcpy(std::int64_t bytes)
-      : half_(bytes / 2), from_(zeros({half_}, {DType::u8})), to_(zeros({half_}, {DType::u8})) {}
-  void operator()() const {
-    auto* to = static_cast<char*>(to_.data_ptr());
-    const auto* from = static_cast<const char*>(from_.data_ptr());
-    parallel_for(0, half_, 65536, [&](std::int64_t begin, std::int64_t end) {
-      std::memcpy(to + begin, from + begin, static_cast<std::size_t>(end - begin));
-    });
-  }
-
- private:
-  std::int64_t half_;
-  Tensor from_, to_;
-};
-
-void report(const std::string& name, std::int64_t bytes, const std::function<void()>& f) {
-  const Memcpy copy(bytes);
-  const auto repeat = std::max<int>(1, static_cast<int>(4'000'000 / bytes));
-  std::vector<double> times, ratios;
-  for (int round = 0; round < 32; ++round) {
-    const double mine = seconds([&] {
-      for (int i = 0; i < repeat; ++i) f();
-    });
-    const double peer = seconds([&] {
-      for (int i = 0; i < repeat; ++i) copy();
-    });
-    if (round < 2) continue;  // warm-up
-    times.push_back(mine / repeat);
-    ratios.push_back(peer / mine);
-  }
-  const double time = median(times);
-  std::printf("%-34s %9.1f us %7.1f GB/s %6.2f x memcpy\n", name.c_str(), time * 1e6,
-              static_cast<double>(bytes) / time * 1e-9, median(ratios));
-}
-
-}  // namespace
+#include "tests/bench/bandwidth.h"
 
 int main() {
+  using namespace ergon;
+  using bench::report;
   NoGradGuard no_grad;
   std::printf("%d threads; medians of 30\n", num_threads());
   for (const std::int64_t rows : {std::int64_t{64}, std::int64_t{8192}}) {
