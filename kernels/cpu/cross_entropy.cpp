@@ -5,7 +5,6 @@
 
 #include "core/half.h"
 #include "core/parallel.h"
-#include "kernels/cpu/row_reduce.h"
 #include "kernels/cpu/rows.h"
 #include "kernels/cpu/vec_math.h"
 
@@ -26,10 +25,27 @@ T element(const RowMatrix& matrix, std::int64_t r, std::int64_t c) {
 }
 
 template <class T>
+T max_of(const T* x, std::int64_t n) {  // passes over NaN: the sums will have it
+  T max = -std::numeric_limits<T>::infinity();
+#pragma omp simd reduction(max : max)
+  for (std::int64_t i = 0; i < n; ++i) max = x[i] > max ? x[i] : max;
+  return max;
+}
+
+template <class T>
+T sum_of(const T* x, std::int64_t n) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < n; ++i) sum += x[i];
+  return sum;
+}
+
+template <class T>
 T sum_of_exp(const T* x, T shift, std::int64_t n) {
-  T terms[kBlockSize];
-  for (std::int64_t i = 0; i < n; ++i) terms[i] = vexp(x[i] - shift);
-  return reduce_run<ReduceOp::sum>(terms, n);
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < n; ++i) sum += vexp(x[i] - shift);
+  return sum;
 }
 
 struct RowSums {
@@ -47,11 +63,11 @@ RowSums row_sums(const CrossEntropyParams& p, std::int64_t r, bool want_total) {
     const std::int64_t count = std::min(kBlockSize, p.cols - c);
     const T* x = load(block_of(p.logits, r, c, count), buffer);
     const T old_max = max;
-    max = combine<ReduceOp::max>(max, reduce_run<ReduceOp::max>(x, count));
-    const T shift = max == -std::numeric_limits<T>::infinity() ? T(0) : max;  // nothing but -inf so far
-    if (max > old_max) sum *= std::exp(static_cast<double>(old_max - shift));
+    max = std::max(max, max_of(x, count));
+    const T shift = max == -std::numeric_limits<T>::infinity() ? T(0) : max;  // no number above -inf so far
+    if (sum != 0 && max > old_max) sum *= std::exp(static_cast<double>(old_max - shift));
     sum += sum_of_exp(x, shift, count);
-    if (want_total) total += reduce_run<ReduceOp::sum>(x, count);
+    if (want_total) total += sum_of(x, count);
   }
   const double shift = max == -std::numeric_limits<T>::infinity() ? 0 : max;
   return {shift + std::log(sum), total};

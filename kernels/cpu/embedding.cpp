@@ -15,27 +15,40 @@ std::int64_t index_of(const EmbeddingParams& p, std::int64_t i) {
                                      : static_cast<const std::int64_t*>(p.indices)[i];
 }
 
-// Columns [col, col + cols), at most kBlockSize, of every row of dweight. The positions of row v are a list:
-// first[v], next[first[v]], ... up to -1.
+// Columns [col, col + cols), at most kBlockSize, of the rows of dweight that are used and already 0. The
+// positions that use row v are a list: first[v], next[first[v]], ... up to -1.
 template <class T>
 void sum_columns(const EmbeddingParams& p, const RowMatrix& dout, const RowMatrix& dweight,
                  const std::int64_t* first, const std::int64_t* next, std::int64_t col, std::int64_t cols) {
   T sum[kBlockSize], buffer[kBlockSize];
-  for (std::int64_t v = 0; v < p.vocab; ++v) {
+  for (std::int64_t start = 0; start < p.count; ++start) {
+    const std::int64_t v = index_of(p, start);
+    if (first[v] != start) continue;
     const Block target = block_of(dweight, v, col, cols);
-    if (first[v] < 0) {
-      std::memset(target.data, 0, static_cast<std::size_t>(cols * size_of(dweight.dtype)));
-      continue;
-    }
-    T* total = dweight.dtype == dtype_of<T>() ? static_cast<T*>(target.data) : sum;
-    std::fill_n(total, cols, T(0));
-    for (std::int64_t i = first[v]; i >= 0; i = next[i]) {
+    const bool in_place = dweight.dtype == dtype_of<T>();
+    T* total = in_place ? static_cast<T*>(target.data) : sum;
+    if (!in_place) std::fill_n(total, cols, T(0));
+    for (std::int64_t i = start; i >= 0; i = next[i]) {
       const T* x = load(block_of(dout, i, col, cols), buffer);
 #pragma omp simd
       for (std::int64_t c = 0; c < cols; ++c) total[c] += x[c];
     }
     store(total, target);
   }
+}
+
+void zero_rows(const RowMatrix& matrix, std::int64_t rows, std::int64_t cols) {
+  const std::int64_t size = size_of(matrix.dtype);
+  parallel_for(0, rows, row_grain(cols, 8 * kRowGrain), [&](std::int64_t begin, std::int64_t end) {
+    if (matrix.stride == cols) {  // one long piece: memset then bypasses the caches
+      std::memset(block_of(matrix, begin, 0, 0).data, 0,
+                  static_cast<std::size_t>((end - begin) * cols * size));
+      return;
+    }
+    for (std::int64_t r = begin; r < end; ++r) {
+      std::memset(block_of(matrix, r, 0, cols).data, 0, static_cast<std::size_t>(cols * size));
+    }
+  });
 }
 
 }  // namespace
@@ -51,6 +64,7 @@ void embedding_forward(const EmbeddingParams& p, const RowMatrix& weight, const 
 
 void embedding_backward(const EmbeddingParams& p, const RowMatrix& dout, const RowMatrix& dweight,
                         std::int64_t* workspace) {
+  zero_rows(dweight, p.vocab, p.cols);
   std::int64_t* first = workspace;
   std::int64_t* next = workspace + p.vocab;
   std::fill_n(first, p.vocab, std::int64_t{-1});
@@ -58,7 +72,7 @@ void embedding_backward(const EmbeddingParams& p, const RowMatrix& dout, const R
   // Pieces of columns that start on cache lines.
   constexpr std::int64_t kPiece = 32;
   const std::int64_t pieces = (p.cols + kPiece - 1) / kPiece;
-  const std::int64_t grain = row_grain(kPiece * (p.vocab + p.count));
+  const std::int64_t grain = row_grain(kPiece * p.count);
   parallel_for(0, pieces, grain, [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t last = std::min(end * kPiece, p.cols);
     for (std::int64_t col = begin * kPiece; col < last; col += kBlockSize) {

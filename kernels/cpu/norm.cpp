@@ -4,11 +4,18 @@
 
 #include "core/half.h"
 #include "core/parallel.h"
-#include "kernels/cpu/row_reduce.h"
 #include "kernels/cpu/rows.h"
 
 namespace ergon::kernels::cpu {
 namespace {
+
+template <class T>
+T mean_of(const T* x, std::int64_t n) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < n; ++i) sum += x[i];
+  return sum / static_cast<T>(n);
+}
 
 template <class T>
 T mean_square(const T* x, T center, std::int64_t n) {
@@ -37,7 +44,7 @@ void forward_rows(const NormForwardParams& p, std::int64_t begin, std::int64_t e
       sums.finish(r);
       x = stored_sums.row(r);  // as rounded: what the backward will see
     }
-    const T mean = kCentered ? reduce_run<ReduceOp::sum>(x, cols) / static_cast<T>(cols) : T(0);
+    const T mean = kCentered ? mean_of(x, cols) : T(0);
     const T rstd = T(1) / std::sqrt(mean_square(x, mean, cols) + static_cast<T>(p.eps));
     T* y = ys.row(r);
 #pragma omp simd
