@@ -12,13 +12,5 @@ cmake --preset asan
 cmake --build --preset asan
 
 ./scripts/fuzz.sh 60
-
-if command -v nvcc >/dev/null; then
-  cmake --preset simgpu
-  cmake --build --preset simgpu
-  ctest --preset simgpu
-else
-  echo "test: no nvcc on this machine: the simulated GPU is left out"
-fi
 ctest --preset asan
 ctest --preset cpu

@@ -19,6 +19,7 @@ constexpr std::array kFreeOptions{
 }  // namespace
 
 void add_common_options(CLI::App& app, CommonOptions& o) {
+  app.allow_config_extras(CLI::config_extras_mode::error);
   app.set_config("--config", "", "Read options from this TOML file; the command line wins");
   app.get_formatter()->column_width(34);
 
@@ -44,7 +45,9 @@ void add_common_options(CLI::App& app, CommonOptions& o) {
   optimiser->add_option("--lr", o.lr, "Highest learning rate")->capture_default_str();
   optimiser->add_option("--min-lr", o.min_lr, "Learning rate at the end")->capture_default_str();
   optimiser->add_option("--warmup", o.warmup, "Steps of linear warm-up")->capture_default_str();
-  optimiser->add_option("--schedule", o.schedule, "cosine, linear, wsd (warm-up, stable, decay over the last fifth) or constant")
+  optimiser
+      ->add_option("--schedule", o.schedule,
+                   "cosine, linear, wsd (warm-up, stable, decay over the last fifth) or constant")
       ->check(CLI::IsMember({"cosine", "linear", "wsd", "constant"}))
       ->capture_default_str();
   optimiser->add_option("--weight-decay", o.weight_decay, "Of matrices; vectors are not decayed")
@@ -71,7 +74,8 @@ nlohmann::json run_config(const CLI::App& app) {
 }
 
 std::function<double(std::int64_t)> schedule_of(const CommonOptions& o) {
-  optim::ScheduleOptions options{.lr = o.lr, .min_lr = o.min_lr, .warmup = o.warmup, .steps = o.trainer.max_steps};
+  optim::ScheduleOptions options{
+      .lr = o.lr, .min_lr = o.min_lr, .warmup = o.warmup, .steps = o.trainer.max_steps};
   if (o.schedule == "constant") return optim::constant(options);
   if (o.schedule == "linear") return optim::linear(options);
   if (o.schedule == "cosine") return optim::cosine(options);
@@ -96,8 +100,9 @@ int run_program(CLI::App& app, int argc, char** argv, const std::function<void()
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const int status = app.exit(error, std::cout, std::cerr);
-    return status == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help
+    log().error("{}; --help lists the options", error.what());
+    return 2;
   }
   try {
     run();
