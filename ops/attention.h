@@ -7,7 +7,7 @@
 namespace ergon::ops {
 
 struct AttentionOptions {
-  bool causal = false;                  // key j is seen by query i if j <= i + seqlen_k - seqlen_q
+  bool causal = false;  // key j is seen by query i if j <= i + seqlen_k - seqlen_q
   std::optional<double> softmax_scale = std::nullopt;  // 1 / sqrt(head_dim) if not given
 };
 

@@ -5,16 +5,11 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build
   libeigen3-dev libcli11-dev libspdlog-dev nlohmann-json3-dev libxxhash-dev zlib1g-dev
-  libgtest-dev libbenchmark-dev
-  clang libclang-rt-14-dev clang-format   # fuzzing and the format check
+  libgtest-dev
+  clang libclang-rt-dev clang-format   # fuzzing and the format check
   bible-kjv-text bible-kjv                # the quick start's text
   dataset-fashion-mnist                   # the vision example's images
 )
-# The runtime of libFuzzer and the sanitizers goes by clang's version, which differs between releases.
-if ! apt-cache show libclang-rt-14-dev >/dev/null 2>&1; then
-  packages=("${packages[@]/libclang-rt-14-dev/libclang-rt-dev}")
-fi
-
 missing=()
 for package in "${packages[@]}"; do
   if ! dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed'; then

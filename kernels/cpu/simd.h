@@ -1,7 +1,7 @@
 #pragma once
 
-// Fixed-width vectors (the compiler's vector extensions, no intrinsics but for fp16), as wide as the widest register
-// of the target, with loads that convert bf16 and f16 to float.
+// Fixed-width vectors (the compiler's vector extensions, no intrinsics but for fp16), as wide as the widest
+// register of the target, with loads that convert bf16 and f16 to float.
 
 #include <bit>
 #include <cstdint>

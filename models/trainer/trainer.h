@@ -50,7 +50,7 @@ struct TrainerOptions {
   std::int64_t keep_checkpoints = 3;       // the newest ones kept
   bool resume = false;                     // go on from the newest checkpoint in output_dir, if there is one
   bool quiet = false;                      // no progress lines on standard output
-  nlohmann::json run_config = {};               // stored in checkpoints; must be the same when resuming
+  nlohmann::json run_config = {};          // stored in checkpoints; must be the same when resuming
 };
 
 struct TrainerResult {

@@ -54,7 +54,7 @@ int main(int argc, char** argv) {
   if (save) {
     models::save_language_model(model, dir);
     io::write_safetensors(token_file,
-                         {{"tokens", randint(0, model.vocab_size(), {steps, batch, seqlen + 1})}});
+                          {{"tokens", randint(0, model.vocab_size(), {steps, batch, seqlen + 1})}});
     return 0;
   }
   model.load_state_dict(models::load_language_model(dir)->state_dict());
