@@ -114,12 +114,19 @@ void tile(const TileArgs<T>& args) {
     for (; k < args.K; ++k) multiply();
   }
   const T alpha = args.alpha;
+  if (alpha != T(1)) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) acc[i][j] *= alpha;
+    }
+  }
 #pragma GCC unroll 32
   for (int i = 0; i < kRows; ++i) {
     T* c = args.c + i * args.ldc;
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
-      Vec<T> v = acc[i][j] * alpha;
+      Vec<T> v = acc[i][j];
       if (args.accumulate) v += load(c + j * L);
       store(c + j * L, v);
     }
