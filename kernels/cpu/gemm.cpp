@@ -74,8 +74,7 @@ Plan make_plan(const Problem<T>& p, int64_t m, int64_t n) {
   // each other.
   const auto aliased = [](int64_t stride) { return stride * static_cast<int64_t>(sizeof(T)) % 4096 == 0; };
   const bool a_in_place = p.a.dtype == dtype_of<T>() && (p.a.row == 1 || p.a.col == 1);
-  const bool many_panels = n >= 8 * kTileN<T>;  // each reads A again; packed rows are closer together
-  plan.pack_a = !a_in_place || (p.a.row == 1 ? many_panels : m > 8 && n > kTileN<T> && aliased(p.a.row));
+  plan.pack_a = !a_in_place || (p.a.row != 1 && m > 8 && n > kTileN<T> && aliased(p.a.row));
   // A packed element of B serves m products, and saves time where B is too large for the second-level cache.
   const bool b_in_place = p.b.dtype == dtype_of<T>() && p.b.col == 1;
   const bool b_large = plan.block_k * n * kFloats > 64 * 1024;

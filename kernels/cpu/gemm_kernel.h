@@ -121,15 +121,19 @@ void tile(const TileArgs<T>& args) {
       for (int j = 0; j < kVectors; ++j) acc[i][j] *= alpha;
     }
   }
+  T* const c = args.c;
+  const int64_t ldc = args.ldc;
+  if (args.accumulate) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) acc[i][j] += load(c + i * ldc + j * L);
+    }
+  }
 #pragma GCC unroll 32
   for (int i = 0; i < kRows; ++i) {
-    T* c = args.c + i * args.ldc;
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      Vec<T> v = acc[i][j];
-      if (args.accumulate) v += load(c + j * L);
-      store(c + j * L, v);
-    }
+    for (int j = 0; j < kVectors; ++j) store(c + i * ldc + j * L, acc[i][j]);
   }
 }
 
