@@ -1,0 +1,84 @@
+// Training steps of a residual network on random images: losses, milliseconds a step, images a second.
+//
+//   resnet_bench --depth 8 --width 16 --batch 128 --steps 20 --dir /tmp/resnet [--save]
+//
+// --save writes the initial weights and the images to --dir, for tests/peers/resnet_peer.py; without it they
+// are read from there. The last line on standard output is one JSON object.
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <iostream>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <sys/resource.h>
+
+#include "core/autograd.h"
+#include "models/io/safetensors.h"
+#include "models/vision/resnet.h"
+#include "ops/cross_entropy.h"
+#include "optim/adamw.h"
+
+using namespace ergon;
+
+namespace {
+
+double peak_rss_mib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  models::ResNetConfig config;
+  std::string dir;
+  std::int64_t batch = 128, steps = 20;
+  bool save = false;
+  CLI::App app{"Residual network training benchmark"};
+  app.add_option("--depth", config.depth);
+  app.add_option("--width", config.width);
+  app.add_option("--batch", batch);
+  app.add_option("--steps", steps);
+  app.add_option("--dir", dir)->required();
+  app.add_flag("--save", save);
+  CLI11_PARSE(app, argc, argv);
+
+  manual_seed(1337);
+  models::ResNet model(config);
+  const std::string weight_file = dir + "/model.safetensors", data_file = dir + "/data.safetensors";
+  if (save) {
+    std::filesystem::create_directories(dir);
+    io::write_safetensors(weight_file, model.state_dict());
+    io::write_safetensors(data_file, {{"images", randn({steps, batch, config.in_channels, 28, 28})},
+                                      {"targets", randint(0, config.num_classes, {steps, batch})}});
+    return 0;
+  }
+  model.load_state_dict(io::read_safetensors(weight_file));
+  Tensor images, targets;  // (steps, batch, channels, 28, 28), (steps, batch)
+  for (const auto& [name, tensor] : io::read_safetensors(data_file))
+    (name == "images" ? images : targets) = tensor;
+
+  optim::AdamW optimizer(optim::decay_groups(model.named_parameters(), 0.05), {.lr = 1e-3, .beta2 = 0.99});
+  std::vector<double> losses, milliseconds;
+  for (std::int64_t step = 0; step < std::min(steps, images.size(0)); ++step) {
+    const auto start = std::chrono::steady_clock::now();
+    const Tensor loss = ops::cross_entropy(model(images.select(0, step)), targets.select(0, step));
+    loss.backward();
+    optimizer.step();
+    optimizer.zero_grad();
+    losses.push_back(loss.item<double>());
+    milliseconds.push_back(
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::vector<double> sorted(milliseconds.begin() + (milliseconds.size() > 2 ? 1 : 0), milliseconds.end());
+  std::sort(sorted.begin(), sorted.end());
+  const double median = sorted[sorted.size() / 2];
+  const nlohmann::json report{{"ms_per_step", median},
+                              {"images_per_second", 1e3 * static_cast<double>(batch) / median},
+                              {"peak_rss_mib", peak_rss_mib()},
+                              {"losses", losses}};
+  std::cout << report.dump() << '\n';
+}
