@@ -123,6 +123,8 @@ class BlockedGemm {
     const bool epilogue = last && has_epilogue(p_);
     const T beta = first || plan_.scratch_c ? p_.beta : T(1);
     const int64_t offset = (block.i + i) * p_.c.row + (block.j + j) * p_.c.col;
+    args.destination = static_cast<const char*>(p_.c.data) + offset * element_;
+    args.destination_stride = p_.c.row * element_;
     if (!plan_.scratch_c && p_.c.dtype == dtype_of<T>() && p_.c.col == 1
         && columns == vectors * kLanes<T> && !epilogue && (beta == T(0) || beta == T(1))) {
       args.c = static_cast<T*>(p_.c.data) + offset;
@@ -141,9 +143,10 @@ class BlockedGemm {
 
   const Problem<T>& p_;
   const Plan& plan_;
-  T* panel_b_;   // block_k x kTileN
-  T* packed_a_;  // block_m x block_k
-  T* scratch_;   // block_m x block_n
+  const int64_t element_ = size_of(p_.c.dtype);  // bytes
+  T* panel_b_;                                   // block_k x kTileN
+  T* packed_a_;                                  // block_m x block_k
+  T* scratch_;                                   // block_m x block_n
 };
 
 }  // namespace ergon::kernels::cpu::gemm_detail

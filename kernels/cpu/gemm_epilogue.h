@@ -44,37 +44,45 @@ inline void activate(T* row, int n) {
 }
 
 template <class T, class C>
-void write_row(const T* row, C* c, int64_t stride, int cols) {
+inline void write_row(const T* row, C* c, int64_t stride, int cols) {
   if (stride == 1) return convert_run(row, c, cols);
   for (int j = 0; j < cols; ++j) c[j * stride] = static_cast<C>(row[j]);
 }
 
+// kWhole: a full tile of columns one element apart in c, which the compiler can unroll.
+template <Activation kActivation, bool kWhole, class C, class T>
+void finish_rows(const Tile<T>& tile, const TileOutput<C, T>& out) {
+  constexpr int kWidth = kTileN<T>;
+  const int columns = kWhole ? kWidth : tile.columns;
+  const int64_t stride = kWhole ? 1 : out.col_stride;
+  T bias[kWidth] = {};
+  for (int j = 0; out.bias != nullptr && j < columns; ++j) bias[j] = out.bias[j];
+  for (int i = 0; i < tile.rows; ++i) {
+    const T* sums = tile.data + i * tile.stride;
+    C* c = out.c + i * out.row_stride;
+    T row[kWidth];
+    for (int j = 0; j < columns; ++j) row[j] = sums[j] + bias[j];
+    if (out.beta != T(0)) {
+      T before[kWidth];
+      if (stride == 1) {
+        convert_run(c, before, columns);
+      } else {
+        for (int j = 0; j < columns; ++j) before[j] = static_cast<T>(c[j * stride]);
+      }
+      for (int j = 0; j < columns; ++j) row[j] += out.beta * before[j];
+    }
+    if (out.pre_activation != nullptr) {
+      write_row(row, out.pre_activation + i * out.row_stride, stride, columns);
+    }
+    activate<kActivation>(row, columns);
+    write_row(row, c, stride, columns);
+  }
+}
+
 template <Activation kActivation, class C, class T>
 void finish_rows(const Tile<T>& tile, const TileOutput<C, T>& out) {
-  // Whole tile rows, so that the loops have a constant length and vectorise; libm's doubles go one by one.
-  const int width = std::is_same_v<T, float> ? kTileN<T> : tile.columns;
-  T bias[kTileN<T>] = {};
-  if (out.bias != nullptr) std::copy_n(out.bias, tile.columns, bias);
-  for (int i = 0; i < tile.rows; ++i) {
-    T row[kTileN<T>] = {};
-    std::copy_n(tile.data + i * tile.stride, tile.columns, row);
-    C* c = out.c + i * out.row_stride;
-    if (out.beta != T(0)) {
-      T before[kTileN<T>] = {};
-      if (out.col_stride == 1) {
-        convert_run(c, before, tile.columns);
-      } else {
-        for (int j = 0; j < tile.columns; ++j) before[j] = static_cast<T>(c[j * out.col_stride]);
-      }
-      for (int j = 0; j < kTileN<T>; ++j) row[j] += out.beta * before[j];
-    }
-    for (int j = 0; j < kTileN<T>; ++j) row[j] += bias[j];
-    if (out.pre_activation != nullptr) {
-      write_row(row, out.pre_activation + i * out.row_stride, out.col_stride, tile.columns);
-    }
-    activate<kActivation>(row, width);
-    write_row(row, c, out.col_stride, tile.columns);
-  }
+  if (tile.columns == kTileN<T> && out.col_stride == 1) return finish_rows<kActivation, true>(tile, out);
+  finish_rows<kActivation, false>(tile, out);
 }
 
 template <class T>

@@ -45,6 +45,9 @@ struct TileArgs {
   int64_t ldc;
   T alpha;
   bool accumulate;
+  // Where the tile will end up, if c is only on the way there, and the bytes from row to row.
+  const char* destination;
+  int64_t destination_stride;
 };
 
 // kPackedA: row_stride == 1 and col_stride == kRows are known to the compiler.
@@ -79,12 +82,12 @@ void tile(const TileArgs<T>& args) {
   // another.
   int64_t k = 0;
   const int64_t early = args.K < kRows ? args.K : kRows;
-  const T* c_row = args.c;
+  const char* c_row = args.destination;
 #pragma GCC unroll 1
   for (; k < early; ++k) {
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) __builtin_prefetch(c_row + j * L, 1);
-    c_row += args.ldc;
+    for (int j = 0; j < kVectors; ++j) __builtin_prefetch(c_row + j * kVectorBytes, 1);
+    c_row += args.destination_stride;
     multiply();
   }
   if constexpr (!kPackedA) {
