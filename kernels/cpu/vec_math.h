@@ -96,12 +96,14 @@ inline float vexpm1(float x) {
 
 inline float vlog(float x) {
   using namespace vec_math_detail;
-  constexpr std::int32_t kSqrtHalf = 0x3f3504f3;
+  constexpr std::uint32_t kSqrtHalf = 0x3f3504f3;
   const bool subnormal = x < 1.17549435e-38f;
   const float scaled = subnormal ? x * 8388608.0f : x;
-  const std::int32_t offset = to_bits(scaled) - kSqrtHalf;
+  // Unsigned, as negative x would overflow.
+  const auto offset = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(scaled) - kSqrtHalf);
   const float e = static_cast<float>(offset >> 23) - (subnormal ? 23.0f : 0.0f);
-  const float f = from_bits((offset & 0x007fffff) + kSqrtHalf) - 1.0f;  // scaled = 2^e (1 + f)
+  const float f =
+      from_bits((offset & 0x007fffff) + static_cast<std::int32_t>(kSqrtHalf)) - 1.0f;  // scaled = 2^e (1 + f)
   float p = -7.638189197e-02f;
   p = p * f + 1.276476383e-01f;
   p = p * f + -1.316018999e-01f;
