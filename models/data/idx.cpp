@@ -126,7 +126,7 @@ Tensor read_array(Reader& reader, std::string_view name) {
     ERGON_CHECK(!overflow && count <= reader.max_left(),
                 "[idx] {}: truncated: shape {} needs more bytes than the file holds", name, shape);
   }
-  const Tensor tensor = empty(shape, {.dtype = DType::u8});
+  Tensor tensor = empty(shape, {.dtype = DType::u8});
   const std::size_t read = reader.read({static_cast<std::byte*>(tensor.data_ptr()), count});
   ERGON_CHECK(read == count, "[idx] {}: truncated: shape {} needs {} bytes of data, the file has {}", name,
               shape, count, read);

@@ -14,7 +14,7 @@ constexpr std::int64_t kValues = 256;  // of a pixel
 // (count) u8 → (count) i32, checked.
 Tensor to_labels(const Tensor& bytes, std::int64_t num_classes, const fs::path& path) {
   const std::int64_t count = bytes.numel();
-  const Tensor labels = empty({count}, {.dtype = DType::i32});
+  Tensor labels = empty({count}, {.dtype = DType::i32});
   const std::uint8_t* in = bytes.data<std::uint8_t>();
   std::int32_t* out = labels.data<std::int32_t>();
   for (std::int64_t i = 0; i < count; ++i) {
@@ -28,8 +28,8 @@ Tensor to_labels(const Tensor& bytes, std::int64_t num_classes, const fs::path& 
 // FOLDER/NAME, or FOLDER/NAME.gz if only that exists.
 fs::path plain_or_gz(const fs::path& folder, const std::string& name) {
   std::error_code ignored;
-  const fs::path plain = folder / name;
-  const fs::path packed = folder / (name + ".gz");
+  fs::path plain = folder / name;
+  fs::path packed = folder / (name + ".gz");
   if (fs::exists(plain, ignored)) return plain;
   ERGON_CHECK(fs::exists(packed, ignored), "[images] '{}' has neither {} nor {}", folder.string(), name,
               packed.filename().string());

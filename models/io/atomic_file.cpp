@@ -28,7 +28,9 @@ fs::path temporary_name(const fs::path& path) {
 }
 
 // "a/b/" and "a/b" name the same folder, but only the second has a name to extend.
-fs::path without_trailing_slash(fs::path path) { return path.has_filename() ? path : path.parent_path(); }
+fs::path without_trailing_slash(const fs::path& path) {
+  return path.has_filename() ? path : path.parent_path();
+}
 
 void sync_file(const fs::path& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -63,8 +65,8 @@ void AtomicFile::commit() {
   sync_folder(path_.parent_path());
 }
 
-AtomicFolder::AtomicFolder(fs::path path)
-    : path_(without_trailing_slash(std::move(path))), temporary_(temporary_name(path_)) {
+AtomicFolder::AtomicFolder(const fs::path& path)
+    : path_(without_trailing_slash(path)), temporary_(temporary_name(path_)) {
   if (::mkdir(temporary_.c_str(), 0777) != 0) fail_errno("create folder", path_);
 }
 

@@ -26,6 +26,7 @@ constexpr std::array<std::pair<DType, std::string_view>, 9> kNames{{{DType::f32,
 std::vector<const NamedTensors::value_type*> in_file_order(const NamedTensors& tensors,
                                                            const std::string& file) {
   std::vector<const NamedTensors::value_type*> order;
+  order.reserve(tensors.size());
   for (const auto& named : tensors) {
     ERGON_CHECK(named.second.defined(), "[safetensors] {}: tensor {} is undefined", file, quote(named.first));
     ERGON_CHECK(named.first != "__metadata__", "[safetensors] {}: a tensor cannot be named '__metadata__'",
@@ -37,6 +38,7 @@ std::vector<const NamedTensors::value_type*> in_file_order(const NamedTensors& t
     return size_a != size_b ? size_a > size_b : a->first < b->first;
   });
   std::vector<std::string_view> names;
+  names.reserve(order.size());
   for (const auto* named : order) names.push_back(named->first);
   std::sort(names.begin(), names.end());
   const auto twice = std::adjacent_find(names.begin(), names.end());

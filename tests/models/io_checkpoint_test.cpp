@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <spdlog/sinks/ostream_sink.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "core/log.h"
 #include "models/io/checkpoint.h"
@@ -200,6 +202,46 @@ TEST(Checkpoint, DamageAnywhereIsNoticedAndTheOneBeforeIsUsed) {
   EXPECT_GE(checked, 200);
   EXPECT_EQ(latest_checkpoint(root.path()), path);
   expect_holds(good, 1);
+}
+
+// A process that saves without pause is killed at any moment; what it had finished is there.
+TEST(Checkpoint, SurvivesKill) {
+  TempFolder root;
+  save_checkpoint(root.path(), 0, parts_for(0), 2);
+  Generator generator(11);
+  std::int64_t step = 0;
+  for (int round = 0; round < 20; ++round) {
+    int progress[2];
+    ASSERT_EQ(::pipe(progress), 0);
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      while (true) {
+        ++step;
+        save_checkpoint(root.path(), step, parts_for(step), 2);
+        if (::write(progress[1], &step, sizeof step) != sizeof step) ::_exit(1);
+      }
+    }
+    ::close(progress[1]);
+    std::int64_t finished = 0;
+    ASSERT_EQ(::read(progress[0], &finished, sizeof finished), static_cast<ssize_t>(sizeof finished));
+    ::usleep(static_cast<useconds_t>(generator.below(60'000)));
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    std::int64_t next = 0;
+    while (::read(progress[0], &next, sizeof next) == sizeof next) finished = next;
+    ::close(progress[0]);
+
+    CapturedLog captured;
+    const auto latest = latest_checkpoint(root.path());
+    ASSERT_TRUE(latest);
+    EXPECT_EQ(captured.text(), "");
+    step = load_checkpoint(*latest).step;
+    EXPECT_TRUE(step == finished || step == finished + 1) << step << " after " << finished;
+    expect_holds(*latest, step);
+  }
+  save_checkpoint(root.path(), step + 1, parts_for(step + 1), 2);
+  EXPECT_EQ(root.names().size(), 2u);  // no leftovers
 }
 
 TEST(Checkpoint, WarnsOfADamagedNewestOne) {
