@@ -39,7 +39,7 @@ void report_op(const std::string& name, std::int64_t forward_bytes, std::int64_t
 }
 
 void row_ops(std::int64_t rows, std::int64_t cols, DType dtype) {
-  const std::string type = " " + std::string(name_of(dtype));
+  const std::string type = fmt::format(" {}", name_of(dtype));
   const std::int64_t n = rows * cols * size_of(dtype);
   const auto random = [&](const Shape& shape) { return rand(shape, {dtype}).set_requires_grad(true); };
   const Tensor x = random({rows, cols}), residual = random({rows, cols});
@@ -63,7 +63,7 @@ void row_ops(std::int64_t rows, std::int64_t cols, DType dtype) {
 }
 
 void table_ops(std::int64_t rows, std::int64_t vocab, std::int64_t cols, DType dtype) {
-  const std::string type = " " + std::string(name_of(dtype));
+  const std::string type = fmt::format(" {}", name_of(dtype));
   const Tensor indices = randint(0, vocab, {rows});
   const Tensor table = rand({vocab, cols}, {dtype}).set_requires_grad(true);
   report_op("embedding" + type, 2 * rows * table.nbytes() / vocab,
