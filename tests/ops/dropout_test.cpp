@@ -53,6 +53,17 @@ TEST(Dropout, KeepsWhatTheStreamSaysInEveryDtypeAndLayout) {
   }
 }
 
+// kept iff u >= p, exactly: p is not rounded to fp32 on the way.
+TEST(Dropout, ComparesWithoutRounding) {
+  const Tensor x = ones({4});
+  const PhiloxState stream = Generator(17).state();
+  const double u = uniform_from_bits(philox4x32(stream.seed, stream.offset)[0]);
+  for (double p : {u, std::nextafter(u, 1), std::nextafter(u, 0)}) {
+    Generator generator(17);
+    EXPECT_EQ(dropout(x, p, true, generator).to_vector<double>()[0] != 0, u >= p) << p - u;
+  }
+}
+
 TEST(Dropout, GradientsMatchDifferences) {
   EXPECT_TRUE(gradients_match(
       [](Inputs in) {

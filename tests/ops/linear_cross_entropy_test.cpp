@@ -150,6 +150,16 @@ TEST(LinearCrossEntropy, RepeatedBackwardsAddUp) {
   EXPECT_TRUE(near(w.grad(), (once * 4.0).to_vector<double>(), {.rtol = 8 * 0x1p-24}));
 }
 
+TEST(LinearCrossEntropy, GradientsHandedOutStayAsTheyAre) {
+  const std::vector<Tensor> inputs{uniform({6, 5}).set_requires_grad(true),
+                                   uniform({4, 5}, {.seed = 2}).set_requires_grad(true)};
+  const std::vector<Tensor> loss{linear_cross_entropy(inputs[0], inputs[1], targets_for({6}, 4))};
+  const std::vector<Tensor> first = autograd::grad(loss, inputs, {}, true);
+  const Tensor hidden = first[0].clone(), weight = first[1].clone();
+  autograd::grad(loss, inputs, std::vector{full({}, 3)}, true);
+  EXPECT_TRUE(equal_bits(first[0], hidden) && equal_bits(first[1], weight));
+}
+
 // fp16 gradients that would vanish before loss scaling are kept in fp32 until they are scaled.
 TEST(LinearCrossEntropy, LossScalingReachesTinyGradients) {
   Tensor h = full({4096, 2}, 0x1p-14, {DType::f16}).set_requires_grad(true);
