@@ -54,8 +54,11 @@ TEST(RotaryEmbedding, MatchesFp64InEveryDtypeLayoutAndConvention) {
     for (const Shape& shape : {Shape{1, 1, 1, 2}, Shape{2, 5, 3, 30}, Shape{2, 33, 2, 32}, Shape{1, 7, 4, 64},
                                Shape{3, 4, 1, 34}, Shape{2, 0, 2, 8}, Shape{2, 300, 1, 8}}) {
       const Tensor x = uniform(shape, {.dtype = dtype}), dout = uniform(shape, {.dtype = dtype, .seed = 2});
-      std::vector<RotaryOptions> all{{}, {.theta = 500000, .position_offset = 11}, {.interleaved = true}};
       Generator generator(4);
+      std::vector<RotaryOptions> all;
+      all.push_back({});
+      all.push_back({.theta = 500000, .position_offset = 11});
+      all.push_back({.interleaved = true});
       all.push_back({.positions = randint(0, 999, {shape[1]}, {DType::i32}, generator)});
       all.push_back(
           {.positions = randint(0, 999, {shape[0], shape[1]}, {DType::i64}, generator), .interleaved = true});
