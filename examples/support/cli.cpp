@@ -87,13 +87,13 @@ void print_summary(const trainer::TrainerResult& result, const std::string& samp
   std::cout << '\n';
   if (result.interrupted)
     std::cout << "Interrupted at step " << result.steps << "; --resume goes on from there.\n";
-  for (const auto& [name, value] : result.evaluation) std::cout << fmt::format("{:<12}{:.4f}\n", name, value);
+  for (const auto& [name, value] : result.evaluation) std::cout << fmt::format("{:<14}{:.4f}\n", name, value);
   if (result.samples_per_second > 0)
-    std::cout << fmt::format("{:<12}{:.0f} {}/s\n", "speed", result.samples_per_second, sample_name);
-  std::cout << fmt::format("{:<12}{:.0f} MiB of tensors at the peak\n", "memory",
+    std::cout << fmt::format("{:<14}{:.0f} {}/s\n", "speed", result.samples_per_second, sample_name);
+  std::cout << fmt::format("{:<14}{:.0f} MiB of tensors at the peak\n", "memory",
                            static_cast<double>(memory_stats().peak) / (1 << 20))
-            << fmt::format("{:<12}{}\n", "checkpoint", result.checkpoint)
-            << fmt::format("{:<12}{}\n", "plot", result.plot) << std::flush;
+            << fmt::format("{:<14}{}\n", "checkpoint", result.checkpoint)
+            << fmt::format("{:<14}{}\n", "plot", result.plot) << std::flush;
 }
 
 int run_program(CLI::App& app, int argc, char** argv, const std::function<void()>& run) {
