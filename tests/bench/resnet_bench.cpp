@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <iostream>
 
@@ -28,6 +29,13 @@ double peak_rss_mib() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) / 1024;
+}
+
+// Without the first step, which warms up.
+double median_of(std::vector<double> values) {
+  if (values.size() > 2) values.erase(values.begin());
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
 }
 
 }  // namespace
@@ -62,9 +70,10 @@ int main(int argc, char** argv) {
     (name == "images" ? images : targets) = tensor;
 
   optim::AdamW optimizer(optim::decay_groups(model.named_parameters(), 0.05), {.lr = 1e-3, .beta2 = 0.99});
-  std::vector<double> losses, milliseconds;
+  std::vector<double> losses, milliseconds, cpu_milliseconds;
   for (std::int64_t step = 0; step < std::min(steps, images.size(0)); ++step) {
     const auto start = std::chrono::steady_clock::now();
+    const std::clock_t cpu_start = std::clock();
     const Tensor loss = ops::cross_entropy(model(images.select(0, step)), targets.select(0, step));
     loss.backward();
     optimizer.step();
@@ -72,11 +81,11 @@ int main(int argc, char** argv) {
     losses.push_back(loss.item<double>());
     milliseconds.push_back(
         std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+    cpu_milliseconds.push_back(1e3 * static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC);
   }
-  std::vector<double> sorted(milliseconds.begin() + (milliseconds.size() > 2 ? 1 : 0), milliseconds.end());
-  std::sort(sorted.begin(), sorted.end());
-  const double median = sorted[sorted.size() / 2];
+  const double median = median_of(milliseconds);
   const nlohmann::json report{{"ms_per_step", median},
+                              {"cpu_ms_per_step", median_of(cpu_milliseconds)},
                               {"images_per_second", 1e3 * static_cast<double>(batch) / median},
                               {"peak_rss_mib", peak_rss_mib()},
                               {"losses", losses}};
