@@ -1,6 +1,6 @@
-// Ergon's CPU matrix product against oneDNN (sgemm and the matmul primitive) and MKL. Not part of the build; the
-// peers come from Debian (libdnnl-dev) or PyPI (mkl, mkl-include, onednn-cpu-gomp and its -devel package); LIB and
-// INCLUDE are the directories where they are installed:
+// Ergon's CPU matrix product against oneDNN (sgemm and the matmul primitive) and MKL. Not part of the build;
+// the peers come from Debian (libdnnl-dev) or PyPI (mkl, mkl-include, onednn-cpu-gomp and its -devel
+// package); LIB and INCLUDE are the directories where they are installed:
 //   g++ -std=c++20 -O3 -march=native -fopenmp -I. -I$INCLUDE -isystem /usr/include/eigen3 \
 //       tests/peers/gemm_peers.cpp build/cpu/libergon.a -L$LIB -ldnnl -l:libmkl_rt.so.3 -Wl,-rpath,$LIB \
 //       -lspdlog -lfmt -o gemm_peers
