@@ -1,0 +1,45 @@
+#pragma once
+// Simulated device memory: one reserved address range, in which device pointers are addresses that the host can
+// dereference too, and one shadow byte for each byte of it.
+#include <optional>
+#include <string>
+
+#include "types.h"
+
+namespace simgpu {
+
+enum Shadow : u8 { kUnallocated = 0, kUninitialised = 1, kInitialised = 2, kFreed = 3 };
+
+enum class MemoryKind : u8 { kDevice, kPool, kManaged, kPinnedHost, kVariable };
+
+struct Allocation {
+  u64 base = 0, size = 0;
+  u64 id = 0;  // 1, 2, ... in order of allocation
+  MemoryKind kind = MemoryKind::kDevice;
+  int device = 0;
+  bool live = true;
+  std::string label;  // "cudaMalloc #17", "__device__ variable table"
+};
+
+namespace memory {
+
+constexpr u64 kReservedBytes = u64{1} << 38;
+extern u8* const base;     // start of the reserved range
+extern u8* const shadows;  // shadow byte of base[i] at shadows[i]
+
+inline bool contains(u64 address, u64 size) {
+  const u64 offset = address - reinterpret_cast<u64>(base);
+  return offset < kReservedBytes && size <= kReservedBytes - offset;
+}
+inline u8* shadow(u64 address) { return shadows + (address - reinterpret_cast<u64>(base)); }
+
+// 256-byte aligned, with unallocated space on either side. nullptr when the device's capacity is spent. Addresses of
+// freed memory are not handed out again while the reserved range lasts, so that a use after free shows.
+void* allocate(u64 size, MemoryKind kind, int device, Shadow state, std::string label);
+bool release(void* pointer);                        // false: not the start of a live allocation
+std::optional<Allocation> nearest(u64 address);     // the live or freed allocation at or nearest below the address
+std::string describe(u64 address);                  // "12 bytes past the end of cudaMalloc #17 (4096 bytes at 0x..)"
+u64 live_bytes(int device);
+
+}  // namespace memory
+}  // namespace simgpu

@@ -1,0 +1,20 @@
+#pragma once
+// Settings of the process, read once from the environment and changeable through simgpu/simgpu.h.
+#include "types.h"
+
+namespace simgpu {
+
+struct Settings {
+  int devices = 1;              // ERGON_SIMGPU_DEVICES
+  u64 order_seed = 0;           // ERGON_SIMGPU_ORDER: seed of an adversarial, legal order of streams, blocks and warps
+  bool check_memory = true;     // ERGON_SIMGPU_CHECK=0 turns every checker off; =memory,races,init,... names those wanted
+  bool check_initialised = true;
+  bool check_shared_races = true;
+  bool check_global_races = true;
+  bool check_leaks = true;
+  bool profile = false;         // ERGON_SIMGPU_PROFILE=1
+  int threads = 0;              // ERGON_SIMGPU_THREADS; 0: one for each core
+};
+Settings& settings();
+
+}  // namespace simgpu
