@@ -14,7 +14,8 @@
 namespace ergon::kernels::cpu {
 namespace {
 
-constexpr std::int64_t kBlockRows = 32;  // query rows at a time: a causal block computes few products that the mask discards
+constexpr std::int64_t kBlockRows =
+    32;  // query rows at a time: a causal block computes few products that the mask discards
 
 thread_local Workspace thread_workspace;
 
@@ -226,8 +227,7 @@ void attention_forward(const AttentionParams& p) {
     using T = typename decltype(tag)::type;
     parallel_for(0, p.batch * p.num_heads, 1, [&](std::int64_t begin, std::int64_t end) {
       auto* s = thread_workspace.reserve<accumulate_t<T>>(kBlockRows * p.seqlen_k);
-      for (std::int64_t i = begin; i < end; ++i)
-        forward_head<T>(p, i / p.num_heads, i % p.num_heads, s);
+      for (std::int64_t i = begin; i < end; ++i) forward_head<T>(p, i / p.num_heads, i % p.num_heads, s);
     });
   });
 }

@@ -9,8 +9,8 @@
 
 namespace ergon::kernels::cpu {
 
-// Page-aligned memory that only grows, for a thread_local scratch buffer: an allocation a call costs more than a
-// small product, and its pages come one fault at a time. Contents are undefined.
+// Page-aligned memory that only grows, for a thread_local scratch buffer: an allocation a call costs more
+// than a small product, and its pages come one fault at a time. Contents are undefined.
 class Workspace {
  public:
   template <class T>
