@@ -14,7 +14,7 @@ namespace ergon::kernels {
 // Activation::none.
 //                  dpre may be pre itself, but not dout; null: not written
 // dbias            (cols), that dtype, = (not +=); null: not computed
-// Sums in fp32 (f64 for f64), in blocks of 128 rows: relative error below (128 + rows / 128) * 2^-24 of the
+// Sums in fp32 (f64 for f64), in blocks of 32 rows: relative error below (32 + rows / 32) * 2^-24 of the
 // sum of magnitudes. Deterministic. Bytes: dout, pre and dpre once each. Flops: rows * cols, and the
 // derivative's.
 struct BiasActivationBackward {

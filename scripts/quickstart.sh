@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 ./scripts/setup.sh
-cmake --preset cpu -DERGON_BUILD_TESTS=OFF -DERGON_BUILD_BENCH=OFF
+cmake --preset cpu
 cmake --build --preset cpu --target train_gpt generate
 
 out=out/quickstart
@@ -18,7 +18,7 @@ mv "$text.part" "$text"
 rm -rf "$out/run"
 build/cpu/bin/train_gpt --data "$text" --output "$out/run" \
   --layers 4 --heads 4 --width 128 --context 64 --batch 12 --steps 2000 \
-  --lr 1e-3 --min-lr 1e-4 --warmup 100 --eval-interval 500 --eval-batches 40 --log-interval 100 \
+  --lr 2e-3 --min-lr 1e-4 --warmup 100 --eval-interval 500 --eval-batches 40 --log-interval 100 \
   --sample "And the LORD said"
 
 echo

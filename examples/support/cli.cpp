@@ -103,6 +103,9 @@ int run_program(CLI::App& app, int argc, char** argv, const std::function<void()
     if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help
     log().error("{}; --help lists the options", error.what());
     return 2;
+  } catch (const std::exception& error) {  // CLI11 lets other exceptions out of a damaged configuration file
+    log().error("{}; --help lists the options", error.what());
+    return 2;
   }
   try {
     run();

@@ -3,19 +3,21 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/vec_math.h"
+#include "kernels/cpu/workspace.h"
 #include "kernels/gemm.h"
 
 namespace ergon::kernels::cpu {
 namespace {
 
 constexpr std::int64_t kBlockRows =
-    64;  // query rows at a time: a block of 64 x 4096 fp32 scores fills the L2 cache
+    32;  // query rows at a time: a causal block computes few products that the mask discards
+
+thread_local Workspace thread_workspace;
 
 // One (batch, head) slice of an operand, as a matrix (seqlen, head_dim).
 template <class T>
@@ -138,11 +140,12 @@ void forward_head(const AttentionParams& p, std::int64_t batch, std::int64_t hea
 template <class Acc>
 struct BackwardScratch {
   explicit BackwardScratch(const AttentionParams& p)
-      : probabilities(static_cast<std::size_t>(kBlockRows * p.seqlen_k)),
-        dscores(probabilities.size()),
-        dk(static_cast<std::size_t>(p.seqlen_k * p.head_dim)),
-        dv(dk.size()) {}
-  std::vector<Acc> probabilities, dscores, dk, dv;
+      : probabilities(thread_workspace.reserve<Acc>(2 * p.seqlen_k * (kBlockRows + p.head_dim))),
+        dscores(probabilities + kBlockRows * p.seqlen_k),
+        dk(dscores + kBlockRows * p.seqlen_k),
+        dv(dk + p.seqlen_k * p.head_dim) {}
+  Acc *probabilities, *dscores;  // (kBlockRows, seqlen_k)
+  Acc *dk, *dv;                  // (seqlen_k, head_dim)
 };
 
 // One block of query rows: dq = ds k, dk += ds^T q, dv += p^T dout, with
@@ -155,7 +158,7 @@ void backward_block(const AttentionParams& p, std::int64_t batch, std::int64_t h
   const Slice<T> q(p.q, batch, head), k(p.k, batch, head_kv), v(p.v, batch, head_kv), o(p.o, batch, head),
       dout(p.dout, batch, head), dq(p.dq, batch, head);
   const Acc* lse = static_cast<const Acc*>(p.softmax_lse) + (batch * p.num_heads + head) * p.seqlen_q;
-  Acc *probabilities = scratch.probabilities.data(), *dscores = scratch.dscores.data();
+  Acc *probabilities = scratch.probabilities, *dscores = scratch.dscores;
 
   scores(p, block, q, k, probabilities);
   gemm({.M = block.rows,
@@ -188,22 +191,21 @@ void backward_block(const AttentionParams& p, std::int64_t batch, std::int64_t h
         .K = block.rows,
         .a = transposed(dscores, keys),
         .b = matrix(q.row(block.first), q.stride),
-        .c = result(scratch.dk.data(), D),
+        .c = result(scratch.dk, D),
         .beta = 1});
   gemm({.M = keys,
         .N = D,
         .K = block.rows,
         .a = transposed(probabilities, keys),
         .b = matrix(dout.row(block.first), dout.stride),
-        .c = result(scratch.dv.data(), D),
+        .c = result(scratch.dv, D),
         .beta = 1});
 }
 
 template <class T>
 void backward_head_kv(const AttentionParams& p, std::int64_t batch, std::int64_t head_kv,
                       BackwardScratch<accumulate_t<T>>& scratch) {
-  std::fill(scratch.dk.begin(), scratch.dk.end(), accumulate_t<T>(0));
-  std::fill(scratch.dv.begin(), scratch.dv.end(), accumulate_t<T>(0));
+  std::fill_n(scratch.dk, 2 * p.seqlen_k * p.head_dim, accumulate_t<T>(0));  // and dv, which follows
   const std::int64_t group = p.num_heads / p.num_heads_kv;
   for (std::int64_t head = head_kv * group; head < (head_kv + 1) * group; ++head) {
     for (std::int64_t first = 0; first < p.seqlen_q; first += kBlockRows) {
@@ -212,8 +214,8 @@ void backward_head_kv(const AttentionParams& p, std::int64_t batch, std::int64_t
   }
   const Slice<T> dk(p.dk, batch, head_kv), dv(p.dv, batch, head_kv);
   for (std::int64_t j = 0; j < p.seqlen_k; ++j) {
-    convert_run(scratch.dk.data() + j * p.head_dim, dk.row(j), p.head_dim);
-    convert_run(scratch.dv.data() + j * p.head_dim, dv.row(j), p.head_dim);
+    convert_run(scratch.dk + j * p.head_dim, dk.row(j), p.head_dim);
+    convert_run(scratch.dv + j * p.head_dim, dv.row(j), p.head_dim);
   }
 }
 
@@ -224,9 +226,8 @@ void attention_forward(const AttentionParams& p) {
   dispatch_floating(p.dtype, "attention_forward", [&](auto tag) {
     using T = typename decltype(tag)::type;
     parallel_for(0, p.batch * p.num_heads, 1, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<accumulate_t<T>> s(static_cast<std::size_t>(kBlockRows * p.seqlen_k));
-      for (std::int64_t i = begin; i < end; ++i)
-        forward_head<T>(p, i / p.num_heads, i % p.num_heads, s.data());
+      auto* s = thread_workspace.reserve<accumulate_t<T>>(kBlockRows * p.seqlen_k);
+      for (std::int64_t i = begin; i < end; ++i) forward_head<T>(p, i / p.num_heads, i % p.num_heads, s);
     });
   });
 }

@@ -1,8 +1,6 @@
 #include "kernels/gemm.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
 #include <numeric>
 #include <utility>
 
@@ -12,39 +10,12 @@
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/gemm_blocked.h"
 #include "kernels/cpu/gemm_dot.h"
+#include "kernels/cpu/workspace.h"
 
 namespace ergon::kernels::cpu {
 
 namespace gemm_detail {
 namespace {
-
-// Aligned memory that only grows and is reused by the thread's next call: an allocation a call would cost
-// more than a small product.
-class Workspace {
- public:
-  template <class T>
-  T* reserve(int64_t elements) {
-    const std::size_t bytes = static_cast<std::size_t>(elements) * sizeof(T);
-    if (bytes > capacity_) {
-      memory_.reset();
-      capacity_ = (bytes + kPage - 1) / kPage * kPage;
-      memory_.reset(std::aligned_alloc(kPage, capacity_));
-      if (memory_ == nullptr) {
-        capacity_ = 0;
-        throw OutOfMemoryError(fmt::format("[gemm] no memory for a workspace of {} bytes", bytes));
-      }
-    }
-    return static_cast<T*>(memory_.get());
-  }
-
- private:
-  static constexpr std::size_t kPage = 4096;
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<void, Free> memory_;
-  std::size_t capacity_ = 0;
-};
 
 thread_local Workspace packing_workspace;  // of all threads of the team that this thread starts
 thread_local Workspace bias_workspace;     // a bias converted to the accumulator's type

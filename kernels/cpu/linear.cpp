@@ -2,19 +2,23 @@
 
 #include <algorithm>
 #include <array>
-#include <utility>
+#include <type_traits>
 
 #include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/cpu/activations.h"
 #include "kernels/cpu/convert.h"
+#include "kernels/cpu/workspace.h"
 
 namespace ergon::kernels::cpu {
 namespace {
 
-constexpr std::int64_t kPanel =
-    256;  // columns that one thread sums at a time: its buffers stay in the L1 cache
-constexpr std::int64_t kBlockRows = 128;  // rows summed before they are added to the total
+// One task: along the rows, as memory lies, with its sums in the L1 cache.
+constexpr std::int64_t kBlockRows = 32;
+constexpr std::int64_t kBlockCols = 2048;
+constexpr std::int64_t kRun = 256;  // columns at a time in registers and small buffers
+
+thread_local Workspace sums_workspace;  // of all threads of the team that this thread starts
 
 // dpre[c] = dout[c] * act'(pre[c])
 template <class Acc>
@@ -50,45 +54,64 @@ const Acc* widened(const T* x, Acc* buffer, std::int64_t n) {
   }
 }
 
+// Rows [r0, r1), columns [c0, c1); `sums` (cols) of these rows alone, null when there is no dbias.
 template <class T>
-void panel_backward(const BiasActivationBackward& p, std::int64_t first, std::int64_t width) {
+void block_backward(const BiasActivationBackward& p, std::int64_t r0, std::int64_t r1, std::int64_t c0,
+                    std::int64_t c1, accumulate_t<T>* sums) {
   using Acc = accumulate_t<T>;
-  std::array<Acc, kPanel> total{}, block{}, dout_buffer, pre_buffer, product;
-  for (std::int64_t r = 0; r < p.rows; ++r) {
-    const std::int64_t at = r * p.cols + first;
-    const Acc* row = widened(static_cast<const T*>(p.dout) + at, dout_buffer.data(), width);
-    if (p.activation != Activation::none) {
-      const Acc* pre = widened(static_cast<const T*>(p.pre) + at, pre_buffer.data(), width);
-      multiply_by_derivative(p.activation, row, pre, product.data(), width);
-      row = product.data();
-    }
-    for (std::int64_t c = 0; c < width; ++c) block[c] += row[c];
-    if (p.dpre != nullptr) convert_run(row, static_cast<T*>(p.dpre) + at, width);
-    if ((r + 1) % kBlockRows == 0 || r + 1 == p.rows) {
-      for (std::int64_t c = 0; c < width; ++c) total[c] += std::exchange(block[c], Acc(0));
+  std::array<Acc, kRun> dout_buffer, pre_buffer, product;
+  if (sums != nullptr) std::fill(sums + c0, sums + c1, Acc(0));
+  for (std::int64_t r = r0; r < r1; ++r) {
+    for (std::int64_t c = c0; c < c1; c += kRun) {
+      const std::int64_t at = r * p.cols + c, n = std::min(kRun, c1 - c);
+      const Acc* row = widened(static_cast<const T*>(p.dout) + at, dout_buffer.data(), n);
+      if (p.activation != Activation::none) {
+        const Acc* pre = widened(static_cast<const T*>(p.pre) + at, pre_buffer.data(), n);
+        multiply_by_derivative(p.activation, row, pre, product.data(), n);
+        row = product.data();
+      }
+      for (std::int64_t i = 0; sums != nullptr && i < n; ++i) sums[c + i] += row[i];
+      if (p.dpre != nullptr) convert_run(row, static_cast<T*>(p.dpre) + at, n);
     }
   }
-  if (p.dbias != nullptr) convert_run(total.data(), static_cast<T*>(p.dbias) + first, width);
+}
+
+template <class T>
+void backward(const BiasActivationBackward& p) {
+  using Acc = accumulate_t<T>;
+  const std::int64_t row_blocks = (p.rows + kBlockRows - 1) / kBlockRows;
+  const std::int64_t col_blocks = (p.cols + kBlockCols - 1) / kBlockCols;
+  Acc* sums = p.dbias == nullptr ? nullptr : sums_workspace.reserve<Acc>(row_blocks * p.cols);
+  const std::int64_t block = std::min(kBlockRows, p.rows) * std::min(kBlockCols, p.cols);
+  parallel_for(0, row_blocks * col_blocks, 16384 / std::max<std::int64_t>(block, 1) + 1,
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t i = begin; i < end; ++i) {
+                   const std::int64_t r = i / col_blocks, c0 = i % col_blocks * kBlockCols;
+                   block_backward<T>(p, r * kBlockRows, std::min(p.rows, (r + 1) * kBlockRows), c0,
+                                     std::min(p.cols, c0 + kBlockCols),
+                                     sums == nullptr ? nullptr : sums + r * p.cols);
+                 }
+               });
+  if (sums == nullptr) return;
+  parallel_for(0, p.cols, 16384 / (row_blocks + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
+    std::array<Acc, kRun> total;
+    for (std::int64_t c = begin; c < end; c += kRun) {
+      const std::int64_t n = std::min(kRun, end - c);
+      std::fill_n(total.data(), n, Acc(0));
+      for (std::int64_t r = 0; r < row_blocks; ++r) {
+        for (std::int64_t i = 0; i < n; ++i) total[static_cast<std::size_t>(i)] += sums[r * p.cols + c + i];
+      }
+      convert_run(total.data(), static_cast<T*>(p.dbias) + c, n);
+    }
+  });
 }
 
 }  // namespace
 
 void bias_activation_backward(const BiasActivationBackward& p) {
   if (p.cols == 0) return;
-  // Narrow enough for every thread to have one, wide enough for whole cache lines; the sums do not depend on
-  // it.
-  const std::int64_t share = (p.cols + num_threads() - 1) / num_threads();
-  const std::int64_t panel = std::clamp<std::int64_t>((share + 15) / 16 * 16, 16, kPanel);
-  const std::int64_t panels = (p.cols + panel - 1) / panel;
-  dispatch_floating(p.dtype, "bias_activation_backward", [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    parallel_for(0, panels, std::max<std::int64_t>(16384 / std::max<std::int64_t>(p.rows * panel, 1), 1),
-                 [&](std::int64_t begin, std::int64_t end) {
-                   for (std::int64_t i = begin; i < end; ++i) {
-                     panel_backward<T>(p, i * panel, std::min(panel, p.cols - i * panel));
-                   }
-                 });
-  });
+  dispatch_floating(p.dtype, "bias_activation_backward",
+                    [&](auto tag) { backward<typename decltype(tag)::type>(p); });
 }
 
 }  // namespace ergon::kernels::cpu

@@ -141,12 +141,16 @@ Checkpoint load_checkpoint(const fs::path& path) {
 }
 
 std::optional<fs::path> latest_checkpoint(const fs::path& root) {
-  for (const std::int64_t step : steps_in(root)) {
+  const std::vector<std::int64_t> steps = steps_in(root);
+  for (const std::int64_t step : steps) {
     const fs::path path = root / folder_name(step);
     try {
       verify(path);
       return path;
     } catch (const Error& error) {
+      const bool oldest = step == steps.back();
+      ERGON_CHECK(!oldest, "{}; no other checkpoint in {} can be read: move them away to start afresh",
+                  error.what(), root.string());
       log().warn("{}; trying the checkpoint before it", error.what());
     }
   }

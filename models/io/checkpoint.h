@@ -45,7 +45,7 @@ std::filesystem::path save_checkpoint(const std::filesystem::path& root, std::in
 Checkpoint load_checkpoint(const std::filesystem::path& path);
 
 // The checkpoint of the highest step in ROOT that verifies; damaged ones are logged as warnings and passed
-// over. Nothing if there is none, or no ROOT.
+// over. Nothing if there is none, or no ROOT. Throws Error if there are checkpoints but none verifies.
 std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& root);
 
 // --- the manifest, for tests and tools ---

@@ -24,7 +24,7 @@ namespace {
 
 models::GPT2Config config_of(const std::string& size) {
   if (size != "1M") return models::GPT2Config::named(size);
-  return {.vocab_size = 256, .context_length = 64, .hidden_size = 128, .num_layers = 4, .num_heads = 4};
+  return {.vocab_size = 256, .context_length = 256, .hidden_size = 128, .num_layers = 4, .num_heads = 4};
 }
 
 double peak_rss_mib() {

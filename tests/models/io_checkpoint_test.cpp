@@ -256,6 +256,18 @@ TEST(Checkpoint, WarnsOfADamagedNewestOne) {
                 + " is not a checkpoint: it has no manifest.json; trying the checkpoint before it\n");
 }
 
+TEST(Checkpoint, DoesNotStartAfreshWhenNoneCanBeRead) {
+  TempFolder root;
+  for (const std::int64_t step : {1, 2}) {
+    fs::resize_file(save_checkpoint(root.path(), step, parts_for(step)) / "model.safetensors", 10);
+  }
+  CapturedLog captured;
+  const std::string error = error_of([&] { latest_checkpoint(root.path()); });
+  EXPECT_NE(error.find("step-00000001/model.safetensors: 10 bytes"), std::string::npos) << error;
+  EXPECT_NE(error.find("no other checkpoint in " + root.path().string() + " can be read"), std::string::npos)
+      << error;
+}
+
 TEST(Manifest, RoundTripsAndRejectsWrongContent) {
   Manifest manifest;
   manifest.step = 42;

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-SHAPES = {"124M": (768, 12, 12, 50257, 1024), "1M": (128, 4, 4, 256, 64)}
+SHAPES = {"124M": (768, 12, 12, 50257, 1024), "1M": (128, 4, 4, 256, 256)}
 
 
 def torch_side(args):
