@@ -17,7 +17,8 @@ struct Counters {
   u64 mma_count = 0, mma_flops = 0;
   u64 global_load_requests = 0, global_load_bytes = 0, global_load_sectors = 0;     // 32-byte sectors
   u64 global_store_requests = 0, global_store_bytes = 0, global_store_sectors = 0;
-  u64 shared_requests = 0, shared_wavefronts = 0;  // wavefronts - requests: bank conflicts
+  // Wavefronts that the addresses take, and the fewest that so many bytes could: the difference is bank conflicts.
+  u64 shared_requests = 0, shared_wavefronts = 0, shared_ideal_wavefronts = 0;
   u64 atomics = 0;
   u64 branches = 0, divergent_branches = 0;
   u64 barriers = 0;
