@@ -31,6 +31,7 @@ struct Insn {
   u8 bytes = 0;        // of one memory element, or the operand's width
   u8 count = 0;        // vector elements, or operands
   u8 mode = 0;         // meaning by handler
+  u8 address_bytes = 8;  // width of the register with the address
   bool guard_negated = false;
   bool relaxed = false;  // volatile, relaxed, acquire, release: no data race
   u32 guard = kNone;
@@ -115,6 +116,9 @@ struct Program {
   std::vector<std::unique_ptr<Function>> functions;
   std::vector<SourceLine> lines;
   u32 shared_bytes = 0;
+  std::map<std::string, u32, std::less<>> shared_offsets;
+  // Slots that hold addresses of dynamic shared memory, which starts behind the static: known at the end.
+  std::vector<std::pair<Function*, size_t>> dynamic_constants;
   u32 local_bytes = 0;  // of the entry; 64 KiB when it calls functions
   u32 instructions = 0;
   const ModuleText* text = nullptr;

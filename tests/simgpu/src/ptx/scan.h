@@ -53,6 +53,7 @@ class Scanner {
   std::string_view word() {
     skip();
     const size_t begin = at_;
+    if (at_ < text_.size() && text_[at_] == '@') return text_.substr(at_++, 1);
     if (at_ < text_.size() && (text_[at_] == '-' || text_[at_] == '!')) ++at_;
     while (at_ < text_.size() && is_word(text_[at_])) {
       if (text_[at_] == ':' && text_.compare(at_, 2, "::") != 0) break;  // the end of a label
