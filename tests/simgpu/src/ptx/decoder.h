@@ -46,7 +46,7 @@ class Decoder {
   // Base and offset of an address, state space included.
   void address(Insn& insn, const Argument& argument);
   void emit(const Insn& insn) { function_.code.push_back(insn); }
-  u32 scratch(u32 width) { return allocate(width); }
+  u32 carry() { return carry_ == kNone ? carry_ = allocate(0) : carry_; }  // the condition code register
   const ModuleText& module() const { return module_; }
 
  private:
@@ -88,6 +88,7 @@ class Decoder {
   std::unordered_map<u8, u32> special_slots_;
   std::string_view opcode_;
   u32 next_ = 0;
+  u32 carry_ = kNone;
   u32 line_ = 0;
 };
 
