@@ -1,0 +1,23 @@
+#pragma once
+// Every access of a warp to memory goes through here: address resolution, checks, counters.
+#include "exec/warp.h"
+#include "memory.h"
+
+namespace simgpu {
+
+enum class AccessKind : u8 { kRead, kWrite, kAtomic };
+
+// Where each active lane's bytes lie on the host, after all checks. `bytes` of one lane (a vector's elements together).
+struct Access {
+  u8* at[32];
+  Space space = Space::kGlobal;  // one for all lanes that are active
+};
+// Resolves generic addresses; throws Fault. Lanes in different windows are handled by calling once for each.
+void resolve_access(Warp& warp, const Insn& insn, u32 mask, u32 bytes, AccessKind kind, Access& access);
+// The address of each active lane in its space: register + offset.
+void lane_addresses(Warp& warp, const Insn& insn, u32 mask, u64* addresses);
+// Bytes that a cp.async will write.
+void mark_pending(Warp& warp, u32 shared, u32 bytes);
+void complete_copies(Warp& warp, u32 mask, u32 keep_groups);
+
+}  // namespace simgpu

@@ -1,0 +1,164 @@
+// ld, st, cp.async, fences.
+#include <algorithm>
+
+#include "exec/access.h"
+
+namespace simgpu {
+namespace {
+
+// The registers of a vector, or the one: operands[extra ...], each of register width `mode`.
+template <bool kSignExtend>
+void load(Warp& w, const Insn& i, u32 mask) {
+  Access access;
+  const u32 total = u32{i.bytes} * i.count;
+  resolve_access(w, i, mask, total, AccessKind::kRead, access);
+  const u32* targets = &w.frame->function->operands[i.extra];
+  for (u32 k = 0; k < i.count; ++k) {
+    std::byte* target = w.file + targets[k];
+    if (i.bytes == i.mode && i.bytes == 4) {
+      for_lanes(mask, [&](int l) { std::memcpy(target + 4 * l, access.at[l] + 4 * k, 4); });
+    } else {
+      for_lanes(mask, [&](int l) {
+        u64 value = 0;
+        std::memcpy(&value, access.at[l] + k * i.bytes, i.bytes);
+        if (kSignExtend && i.bytes < 8 && (value >> (8 * i.bytes - 1) & 1) != 0) value |= ~u64{0} << (8 * i.bytes);
+        std::memcpy(target + l * i.mode, &value, i.mode);
+      });
+    }
+  }
+}
+void store(Warp& w, const Insn& i, u32 mask) {
+  Access access;
+  resolve_access(w, i, mask, u32{i.bytes} * i.count, AccessKind::kWrite, access);
+  const u32* sources = &w.frame->function->operands[i.extra];
+  for (u32 k = 0; k < i.count; ++k) {
+    const std::byte* source = w.file + sources[k];
+    if (i.bytes == i.mode && i.bytes == 4) {
+      for_lanes(mask, [&](int l) { std::memcpy(access.at[l] + 4 * k, source + 4 * l, 4); });
+    } else {
+      for_lanes(mask, [&](int l) { std::memcpy(access.at[l] + k * i.bytes, source + l * i.mode, i.bytes); });
+    }
+  }
+}
+
+void async_copy(Warp& w, const Insn& i, u32 mask) {
+  u64 to[32];
+  lane_addresses(w, i, mask, to);
+  Insn source = i;  // the global side
+  source.space = Space::kGlobal;
+  source.op[1] = i.op[2];
+  source.address_bytes = 8;
+  source.imm = static_cast<i32>(w.frame->function->operands[i.extra]);
+  const u32* sizes = i.op[3] == kNone ? nullptr : w.lanes<u32>(i.op[3]);
+  u32 reading = mask;
+  for_lanes(mask, [&](int l) {
+    if (sizes != nullptr && sizes[l] == 0) reading &= ~(1u << l);  // nothing is read: the address may be anything
+  });
+  Access access;
+  u32 same = sizes == nullptr ? reading : 0;
+  if (same != 0) resolve_access(w, source, same, i.bytes, AccessKind::kRead, access);
+  for_lanes(sizes == nullptr ? 0 : reading, [&](int l) {
+    Access one;
+    resolve_access(w, source, 1u << l, std::min<u32>(sizes[l], i.bytes), AccessKind::kRead, one);
+    access.at[l] = one.at[l];
+  });
+  for_lanes(mask, [&](int l) {
+    const u32 shared = static_cast<u32>(to[l]);
+    if (shared % i.bytes != 0) report(w, i, l, FaultKind::kMisaligned, "cp.async to shared offset " + std::to_string(shared) + ", which is not a multiple of " + std::to_string(i.bytes));
+    if (shared + u64{i.bytes} > w.block->shared.size()) report(w, i, l, FaultKind::kOutOfBounds, "cp.async to shared offset " + std::to_string(shared) + " of " + std::to_string(w.block->shared.size()) + " bytes");
+    AsyncCopy copy;
+    copy.shared = shared;
+    copy.bytes = i.bytes;
+    copy.lane = static_cast<u8>(l);
+    copy.group = w.committed[l];
+    const u32 n = sizes == nullptr ? i.bytes : std::min<u32>(sizes[l], i.bytes);
+    std::memset(copy.data, 0, sizeof copy.data);
+    if (n > 0) std::memcpy(copy.data, access.at[l], n);
+    w.copies.push_back(copy);
+    mark_pending(w, shared, i.bytes);
+  });
+}
+void commit_group(Warp& w, const Insn&, u32 mask) {
+  for_lanes(mask, [&](int l) { ++w.committed[l]; });
+}
+void wait_group(Warp& w, const Insn& i, u32 mask) { complete_copies(w, mask, static_cast<u32>(i.imm)); }
+void wait_all(Warp& w, const Insn& i, u32 mask) {
+  commit_group(w, i, mask);
+  complete_copies(w, mask, 0);
+}
+void fence(Warp& w, const Insn&, u32) { ++w.block->fences; }
+void nothing(Warp&, const Insn&, u32) {}
+
+InstructionClass category(const Insn& insn, bool store) {
+  switch (insn.space) {
+    case Space::kShared: return store ? InstructionClass::kSharedStore : InstructionClass::kSharedLoad;
+    case Space::kLocal: return InstructionClass::kLocal;
+    case Space::kParam:
+    case Space::kFrame: return InstructionClass::kParameter;
+    default: return store ? InstructionClass::kGlobalStore : InstructionClass::kGlobalLoad;
+  }
+}
+
+bool select_async(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argument>& args) {
+  insn.category = InstructionClass::kAsyncCopy;
+  if (o.has("commit_group")) return insn.run = commit_group, true;
+  if (o.has("wait_all")) return insn.run = wait_all, true;
+  if (o.has("wait_group")) {
+    insn.imm = std::strtoll(std::string(args.at(0).word).c_str(), nullptr, 0);
+    return insn.run = wait_group, true;
+  }
+  if (o.has("bulk") || o.has("mbarrier") || (!o.has("ca") && !o.has("cg"))) return false;
+  insn.space = Space::kShared;
+  d.address(insn, args.at(0));
+  Insn source;
+  source.space = Space::kGlobal;
+  d.address(source, args.at(1));
+  insn.op[2] = source.op[1];
+  const u32 offset[] = {static_cast<u32>(source.imm)};
+  d.add_operands(insn, offset);
+  insn.bytes = static_cast<u8>(std::strtoul(std::string(args.at(2).word).c_str(), nullptr, 0));
+  if (args.size() > 3 && args[3].kind == Argument::Kind::kWord) {
+    if (d.width_of(args[3].word) == 0) return false;  // ignore-src
+    insn.op[3] = d.value(args[3], 4);
+  }
+  insn.run = async_copy;
+  return true;
+}
+
+}  // namespace
+
+bool select_memory(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argument>& args) {
+  const std::string_view name = o.name();
+  if (name == "cp" && o.has("async")) return select_async(d, insn, o, args);
+  if (name == "membar" || name == "fence") {
+    insn.category = InstructionClass::kBarrier;
+    return insn.run = fence, true;
+  }
+  if (name == "prefetch" || name == "prefetchu" || name == "discard" || name == "applypriority") return insn.run = nothing, true;
+  const bool is_store = name == "st";
+  if (!is_store && name != "ld" && name != "ldu") return false;
+  const auto has = [&](std::string_view space) {
+    return std::any_of(o.parts.begin() + 1, o.parts.end(), [&](std::string_view p) { return p == space || p.starts_with(std::string(space) + "::"); });
+  };
+  insn.space = has("global") ? Space::kGlobal : has("shared") ? Space::kShared : has("local") ? Space::kLocal : has("param") ? Space::kParam : has("const") ? Space::kConst : Space::kGeneric;
+  insn.relaxed = o.has("volatile") || o.has("relaxed") || o.has("acquire") || o.has("release");
+  insn.bytes = static_cast<u8>(type_bytes(o.type()));
+  if (insn.bytes == 0) return false;
+  const Argument& place = args.at(is_store ? 0 : 1);
+  const Argument& data = args.at(is_store ? 1 : 0);
+  std::vector<std::string_view> names = data.kind == Argument::Kind::kList ? data.elements : std::vector<std::string_view>{data.word};
+  insn.count = static_cast<u8>(names.size());
+  std::vector<u32> slots;
+  insn.mode = insn.bytes;
+  for (const std::string_view r : names) {
+    if (const u32 width = d.width_of(r); width != kNone && width != 0) insn.mode = static_cast<u8>(width);
+  }
+  for (const std::string_view r : names) slots.push_back(is_store ? d.value(r, insn.mode) : d.result(r, insn.mode));
+  d.address(insn, place);
+  d.add_operands(insn, slots);
+  insn.category = category(insn, is_store);
+  insn.run = is_store ? store : o.type()[0] == 's' ? load<true> : load<false>;
+  return true;
+}
+
+}  // namespace simgpu
