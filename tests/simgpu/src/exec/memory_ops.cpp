@@ -30,6 +30,7 @@ void load(Warp& w, const Insn& i, u32 mask) {
 void store(Warp& w, const Insn& i, u32 mask) {
   Access access;
   resolve_access(w, i, mask, u32{i.bytes} * i.count, AccessKind::kWrite, access);
+  if (i.relaxed) w.block->launch->synchronised = true;
   const u32* sources = &w.frame->function->operands[i.extra];
   for (u32 k = 0; k < i.count; ++k) {
     const std::byte* source = w.file + sources[k];
@@ -86,7 +87,7 @@ void wait_all(Warp& w, const Insn& i, u32 mask) {
   commit_group(w, i, mask);
   complete_copies(w, mask, 0);
 }
-void fence(Warp& w, const Insn&, u32) { ++w.block->fences; }
+void device_fence(Warp& w, const Insn&, u32) { w.block->launch->synchronised = true; }
 void nothing(Warp&, const Insn&, u32) {}
 
 InstructionClass category(const Insn& insn, bool store) {
@@ -132,7 +133,8 @@ bool select_memory(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Ar
   if (name == "cp" && o.has("async")) return select_async(d, insn, o, args);
   if (name == "membar" || name == "fence") {
     insn.category = InstructionClass::kBarrier;
-    return insn.run = fence, true;
+    const bool block_only = o.has("cta");
+    return insn.run = block_only ? nothing : device_fence, true;
   }
   if (name == "prefetch" || name == "prefetchu" || name == "discard" || name == "applypriority") return insn.run = nothing, true;
   const bool is_store = name == "st";

@@ -1,5 +1,6 @@
 #pragma once
 // Execution state of a block and its warps, and the lane loops that handlers are made of.
+#include <atomic>
 #include <bit>
 #include <cstring>
 #include <memory>
@@ -74,7 +75,6 @@ struct Block {
   u64 linear = 0;
   u64 serial = 0;
   u32 epoch = 1;
-  u32 fences = 0;                        // releases so far, for the global race detector
   std::vector<std::byte> shared;
   std::vector<u8> shared_state;          // Shadow of each byte, or kPending
   std::vector<SharedCell> cells;
@@ -93,6 +93,7 @@ struct Launch {
   LaunchConfig config;
   std::span<const u8> params;
   u32 id = 0;
+  std::atomic<bool> synchronised = false;  // a device-wide fence, release or acquire has run
 };
 
 extern thread_local LaunchCounts* counts;  // of the host thread's current launch

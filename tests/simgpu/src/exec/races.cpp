@@ -1,0 +1,112 @@
+#include "exec/races.h"
+
+#include <atomic>
+#include <sys/mman.h>
+
+#include "memory.h"
+
+namespace simgpu {
+namespace {
+
+constexpr u16 kSeveral = 0xffff;
+
+u32 thread_of(const Warp& w, int lane) { return w.index * 32 + static_cast<u32>(lane); }
+
+// True when what `other` did at (epoch, sync) is not ordered before an access of `thread` now.
+bool unordered(const Warp& w, u16 other, u32 thread, u32 epoch, u32 sync) {
+  if (epoch != w.block->epoch || other == thread) return false;
+  if (other != kSeveral && other / 32u == w.index) return sync == w.sync;
+  return true;
+}
+
+[[noreturn]] void report_shared(Warp& w, const Insn& i, int lane, u32 offset, const char* now, const char* before, u16 other) {
+  const std::string who = other == kSeveral ? "several threads" : "thread " + std::to_string(other);
+  report(w, i, lane, FaultKind::kSharedRace, std::string("race on shared memory at offset ") + std::to_string(offset) + ": " + now + " by thread " + std::to_string(thread_of(w, lane)) + " of the block, and " + before + " by " + who + ", with no barrier between them");
+}
+
+// What the detector knows of four bytes of global memory; valid for the launch that it names.
+struct GlobalCell {
+  std::atomic<u32> launch;
+  u32 writer;  // block + 1; 0: none
+  u32 reader;  // the last one
+};
+GlobalCell* cells() {
+  static auto* const range = static_cast<GlobalCell*>(mmap(nullptr, memory::kReservedBytes / 4 * sizeof(GlobalCell), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (range == MAP_FAILED) throw PtxError("simulated GPU: no address space for the race detector; ERGON_SIMGPU_CHECK can leave it out");
+  return range;
+}
+
+}  // namespace
+
+void check_shared_race(Warp& w, const Insn& i, int lane, u32 offset, u32 bytes, AccessKind kind) {
+  Block& block = *w.block;
+  const auto thread = static_cast<u16>(thread_of(w, lane));
+  for (u32 at = offset / 4; at <= (offset + bytes - 1) / 4; ++at) {
+    SharedCell& c = block.cells[at];
+    const u32 byte = at * 4;
+    if (unordered(w, c.writer, thread, c.write_epoch, c.write_sync) && bytes >= 4) {
+      report_shared(w, i, lane, byte, kind == AccessKind::kRead ? "a read" : "a write", "a write", c.writer);
+    }
+    if (kind != AccessKind::kAtomic && c.atomic_epoch == block.epoch && c.atomic != thread && bytes >= 4) {
+      if (c.atomic == kSeveral || c.atomic / 32u != w.index) report_shared(w, i, lane, byte, kind == AccessKind::kRead ? "a read" : "a write", "an atomic update", c.atomic);
+    }
+    if (kind == AccessKind::kRead) {
+      const bool again = c.read_epoch == block.epoch && c.read_sync == w.sync && c.reader != thread;
+      c.reader = again ? kSeveral : thread;
+      c.read_epoch = block.epoch;
+      c.read_sync = w.sync;
+      continue;
+    }
+    if (unordered(w, c.reader, thread, c.read_epoch, c.read_sync) && bytes >= 4 && c.reader != kSeveral) {
+      report_shared(w, i, lane, byte, "a write", "a read", c.reader);
+    }
+    if (kind == AccessKind::kAtomic) {
+      c.atomic = c.atomic_epoch == block.epoch && c.atomic != thread ? kSeveral : thread;
+      c.atomic_epoch = block.epoch;
+    } else {
+      c.writer = thread;
+      c.write_epoch = block.epoch;
+      c.write_sync = w.sync;
+    }
+  }
+}
+
+void mark_written(Warp& w, int lane, u32 offset, u32 bytes) {
+  for (u32 at = offset / 4; at <= (offset + bytes - 1) / 4; ++at) {
+    SharedCell& c = w.block->cells[at];
+    c.writer = static_cast<u16>(thread_of(w, lane));
+    c.write_epoch = w.block->epoch;
+    c.write_sync = w.sync;
+  }
+}
+
+void check_global_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* addresses) {
+  Block& block = *w.block;
+  if (kind == AccessKind::kAtomic || i.relaxed || bytes < 4) return;
+  const u32 launch = block.launch->id, me = static_cast<u32>(block.linear) + 1;
+  GlobalCell* const all = cells();
+  for_lanes(mask, [&](int l) {
+    const u64 first = (addresses[l] - reinterpret_cast<u64>(memory::base)) / 4;
+    for (u64 at = first; at < first + bytes / 4; ++at) {
+      GlobalCell& c = all[at];
+      if (c.launch.load(std::memory_order_acquire) != launch) {
+        c.writer = c.reader = 0;
+        c.launch.store(launch, std::memory_order_release);
+      }
+      const u32 writer = c.writer;
+      if (writer != 0 && writer != me && !block.launch->synchronised.load(std::memory_order_relaxed)) {
+        report(w, i, l, FaultKind::kGlobalRace, std::string("race on global memory: ") + (kind == AccessKind::kRead ? "a read" : "a write") + " by block " + std::to_string(me - 1) + " and a write by block " + std::to_string(writer - 1) + " of the same launch; " + memory::describe(addresses[l]));
+      }
+      if (kind == AccessKind::kRead) {
+        c.reader = me;
+      } else {
+        if (c.reader != 0 && c.reader != me && !block.launch->synchronised.load(std::memory_order_relaxed)) {
+          report(w, i, l, FaultKind::kGlobalRace, "race on global memory: a write by block " + std::to_string(me - 1) + " and a read by block " + std::to_string(c.reader - 1) + " of the same launch; " + memory::describe(addresses[l]));
+        }
+        c.writer = me;
+      }
+    }
+  });
+}
+
+}  // namespace simgpu
