@@ -222,6 +222,14 @@ u32 Decoder::predicate(const Argument& argument) {
   return negate.op[0];
 }
 
+u32 Decoder::predicate_or_constant(const Argument& argument) {
+  if (width_of(argument.word) == 0) return predicate(argument);
+  const bool yes = std::strtoll(std::string(argument.word).c_str(), nullptr, 0) != 0;
+  const u32 slot = allocate(0);
+  function_.constants.push_back({slot, 0, yes != argument.negated ? kFullMask : 0u});
+  return slot;
+}
+
 void Decoder::add_operands(Insn& insn, std::span<const u32> operands) {
   insn.extra = static_cast<u32>(function_.operands.size());
   function_.operands.insert(function_.operands.end(), operands.begin(), operands.end());

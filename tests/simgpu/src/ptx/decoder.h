@@ -41,6 +41,7 @@ class Decoder {
   u32 result(std::string_view word, u32 width);
   u32 result(const Argument& argument, u32 width) { return result(argument.word, width); }
   u32 predicate(const Argument& argument);  // a negated one is negated into a slot of its own first
+  u32 predicate_or_constant(const Argument& argument);  // also 0 and 1
   u32 width_of(std::string_view word) const;  // bytes of a register (a predicate: 0), kNone for anything else
   void add_operands(Insn& insn, std::span<const u32> operands);
   // Base and offset of an address, state space included.
@@ -107,6 +108,9 @@ bool select_matrix(Decoder& d, Insn& insn, const Opcode& opcode, const std::vect
 Function* function_of(const ModuleText& module, Program& program, const FunctionText& text);
 bool is_builtin(std::string_view name);
 void negate_predicate(Warp& warp, const Insn& insn, u32 mask);
+
+// Insn::mode of a Flow::kBlockBarrier; op: id, threads (or none), result, predicate.
+enum BarrierMode : u8 { kBarrierSync, kBarrierArrive, kBarrierPopcount, kBarrierAnd, kBarrierOr };
 
 // Special registers that have one value a lane for a whole block.
 inline constexpr std::string_view kSpecialNames[] = {

@@ -33,7 +33,8 @@ struct Insn {
   u8 mode = 0;         // meaning by handler
   u8 address_bytes = 8;  // width of the register with the address
   bool guard_negated = false;
-  bool relaxed = false;  // volatile, relaxed, acquire, release: no data race
+  bool relaxed = false;  // volatile, relaxed, acquire, release, atomic: no data race
+  bool synchronises = false;  // may order blocks: wider than a block
   u32 guard = kNone;
   u32 op[5] = {kNone, kNone, kNone, kNone, kNone};
   u32 extra = 0;       // further operands: Function::operands from here
