@@ -3,6 +3,7 @@
 // dereference too, and one shadow byte for each byte of it.
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "types.h"
 
@@ -24,14 +25,14 @@ struct Allocation {
 namespace memory {
 
 constexpr u64 kReservedBytes = u64{1} << 38;
-extern u8* const base;     // start of the reserved range
-extern u8* const shadows;  // shadow byte of base[i] at shadows[i]
+u8* base();     // start of the reserved range
+u8* shadows();  // shadow byte of base()[i] at shadows()[i]
 
 inline bool contains(u64 address, u64 size) {
-  const u64 offset = address - reinterpret_cast<u64>(base);
+  const u64 offset = address - reinterpret_cast<u64>(base());
   return offset < kReservedBytes && size <= kReservedBytes - offset;
 }
-inline u8* shadow(u64 address) { return shadows + (address - reinterpret_cast<u64>(base)); }
+inline u8* shadow(u64 address) { return shadows() + (address - reinterpret_cast<u64>(base())); }
 
 // 256-byte aligned, with unallocated space on either side. nullptr when the device's capacity is spent. Addresses of
 // freed memory are not handed out again while the reserved range lasts, so that a use after free shows.
@@ -40,6 +41,7 @@ bool release(void* pointer);                        // false: not the start of a
 std::optional<Allocation> nearest(u64 address);     // the live or freed allocation at or nearest below the address
 std::string describe(u64 address);                  // "12 bytes past the end of cudaMalloc #17 (4096 bytes at 0x..)"
 u64 live_bytes(int device);
+std::vector<Allocation> live_allocations();
 
 }  // namespace memory
 }  // namespace simgpu

@@ -7,7 +7,8 @@ namespace simgpu {
 struct Settings {
   int devices = 1;              // ERGON_SIMGPU_DEVICES
   u64 order_seed = 0;           // ERGON_SIMGPU_ORDER: seed of an adversarial, legal order of streams, blocks and warps
-  bool check_memory = true;     // ERGON_SIMGPU_CHECK=0 turns every checker off; =memory,races,init,... names those wanted
+  // ERGON_SIMGPU_CHECK names the checkers wanted: memory,initialised,shared-races,global-races,leaks; 0 is none.
+  bool check_memory = true;
   bool check_initialised = true;
   bool check_shared_races = true;
   bool check_global_races = true;

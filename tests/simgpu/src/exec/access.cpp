@@ -178,7 +178,7 @@ void resolve_params(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
 
 }  // namespace
 
-void lane_addresses(Warp& w, const Insn& i, u32 mask, u64* addresses) {
+void lane_addresses(Warp& w, const Insn& i, u64* addresses) {
   const u64 offset = static_cast<u64>(i.imm);
   if (i.address_bytes == 4) {
     const u32* base = w.lanes<u32>(i.op[1]);
@@ -187,10 +187,6 @@ void lane_addresses(Warp& w, const Insn& i, u32 mask, u64* addresses) {
     const u64* base = w.lanes<u64>(i.op[1]);
     for (int l = 0; l < 32; ++l) addresses[l] = base[l] + offset;
   }
-  if (i.space == Space::kLocal) {
-    for (int l = 0; l < 32; ++l) addresses[l] += w.frame->local_base;
-  }
-  (void)mask;
 }
 
 void resolve_access(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, Access& access) {
@@ -199,7 +195,7 @@ void resolve_access(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
     return;
   }
   u64 addresses[32];
-  lane_addresses(w, i, mask, addresses);
+  lane_addresses(w, i, addresses);
   switch (i.space) {
     case Space::kGlobal:
     case Space::kConst: return resolve_global(w, i, mask, bytes, kind, addresses, access);

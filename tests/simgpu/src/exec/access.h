@@ -14,8 +14,8 @@ struct Access {
 };
 // Resolves generic addresses; throws Fault. Lanes in different windows are handled by calling once for each.
 void resolve_access(Warp& warp, const Insn& insn, u32 mask, u32 bytes, AccessKind kind, Access& access);
-// The address of each active lane in its space: register + offset.
-void lane_addresses(Warp& warp, const Insn& insn, u32 mask, u64* addresses);
+// The address of every lane in its space: register + offset.
+void lane_addresses(Warp& warp, const Insn& insn, u64* addresses);
 // Bytes that a cp.async will write.
 void mark_pending(Warp& warp, u32 shared, u32 bytes);
 void complete_copies(Warp& warp, u32 mask, u32 keep_groups);

@@ -44,7 +44,7 @@ void store(Warp& w, const Insn& i, u32 mask) {
 
 void async_copy(Warp& w, const Insn& i, u32 mask) {
   u64 to[32];
-  lane_addresses(w, i, mask, to);
+  lane_addresses(w, i, to);
   Insn source = i;  // the global side
   source.space = Space::kGlobal;
   source.op[1] = i.op[2];

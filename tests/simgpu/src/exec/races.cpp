@@ -86,7 +86,7 @@ void check_global_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind 
   const u32 launch = block.launch->id, me = static_cast<u32>(block.linear) + 1;
   GlobalCell* const all = cells();
   for_lanes(mask, [&](int l) {
-    const u64 first = (addresses[l] - reinterpret_cast<u64>(memory::base)) / 4;
+    const u64 first = (addresses[l] - reinterpret_cast<u64>(memory::base())) / 4;
     for (u64 at = first; at < first + bytes / 4; ++at) {
       GlobalCell& c = all[at];
       if (c.launch.load(std::memory_order_acquire) != launch) {

@@ -151,7 +151,6 @@ std::optional<u64> Decoder::variable_address(std::string_view name) {
     return offset;
   }
   if (const auto found = module_.variables.find(name); found != module_.variables.end()) return found->second.address;
-  if (const auto found = locals_.find(name); found != locals_.end()) return found->second;
   if (text_.entry) {
     u32 offset = 0;
     for (const ParamDeclaration& p : text_.params) {
@@ -188,6 +187,11 @@ u32 Decoder::value(std::string_view word, u32 width) {
     const u32 slot = allocate(width);
     program_.dynamic_constants.emplace_back(&function_, function_.constants.size());
     function_.constants.push_back({slot, static_cast<u8>(width), 0});
+    return slot;
+  }
+  if (const auto found = locals_.find(word); found != locals_.end()) {
+    const u32 slot = allocate(width);
+    function_.locals.push_back({slot, static_cast<u8>(width), found->second});
     return slot;
   }
   if (const auto address = variable_address(word)) return constant(*address, width);

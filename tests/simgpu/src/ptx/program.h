@@ -83,6 +83,7 @@ struct Function {
   std::vector<std::vector<i32>> tables;  // of brx.idx
   std::vector<Constant> constants;
   std::vector<Special> specials;
+  std::vector<Constant> locals;          // slots with addresses of .local variables: plus the frame's local base
   u32 frame_bytes = 0;
   u32 local_bytes = 0;
   u32 first_count = 0;  // of this function's instructions in the launch's counts

@@ -1,0 +1,51 @@
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "exec/warp.h"
+
+namespace simgpu {
+
+// One block of a launch, run in turns; made once a host thread and started again for each block.
+class BlockRunner {
+ public:
+  explicit BlockRunner(Launch& launch);
+  void start(u64 linear);
+  bool finished() const;
+  void turn();  // every warp goes as far as it can, or until it has spun for a while
+  // Whether the last turns did nothing but loop.
+  bool spins() {
+    any_spun_ = false;
+    return spells_ >= 16;
+  }
+
+ private:
+  Frame* enter(Warp& warp, const Function& function, Frame* caller, u32 lanes);
+  void fill_special(Warp& warp, Frame& frame);
+  static bool behind(const Split& a, const Split& b);
+  i32 choose(Warp& warp);
+  bool run_warp(Warp& warp);
+  bool run_split(Warp& warp, Split split);  // true: some instruction was executed
+  void call(Warp& warp, const Insn& insn, Split split, u32 mask);
+  void give_back(Warp& warp, Split split, u32 mask);  // ret
+  bool release_warp_barrier(Warp& warp);
+  void release_barrier(bool stuck);
+  void pass_barrier(u32 id);
+
+  Launch& launch_;
+  const Program& program_;
+  Block block_;
+  u32 threads_ = 0;
+  std::vector<Warp> warps_;
+  std::vector<std::vector<std::unique_ptr<Frame>>> pools_;  // by warp
+  u32 arrived_[16] = {};  // by bar.arrive
+  bool spun_ = false, any_spun_ = false;
+  u32 spells_ = 0;
+};
+
+Counters execute(Launch& launch);
+
+// vprintf and __assertfail.
+void run_builtin(Warp& warp, const Insn& insn, const Call& call, u32 mask);
+
+}  // namespace simgpu

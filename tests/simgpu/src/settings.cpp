@@ -1,0 +1,40 @@
+#include "settings.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+namespace simgpu {
+namespace {
+
+const char* variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? value : "";
+}
+
+Settings from_environment() {
+  Settings s;
+  if (const int n = std::atoi(variable("ERGON_SIMGPU_DEVICES")); n > 0) s.devices = n < 64 ? n : 64;
+  s.order_seed = std::strtoull(variable("ERGON_SIMGPU_ORDER"), nullptr, 0);
+  s.threads = std::atoi(variable("ERGON_SIMGPU_THREADS"));
+  s.profile = std::atoi(variable("ERGON_SIMGPU_PROFILE")) != 0;
+  const std::string checks = variable("ERGON_SIMGPU_CHECK");
+  if (!checks.empty()) {
+    const auto wanted = [&](const char* name) { return ("," + checks + ",").find("," + std::string(name) + ",") != std::string::npos; };
+    s.check_memory = wanted("memory");
+    s.check_initialised = wanted("initialised");
+    s.check_shared_races = wanted("shared-races");
+    s.check_global_races = wanted("global-races");
+    s.check_leaks = wanted("leaks");
+  }
+  return s;
+}
+
+}  // namespace
+
+Settings& settings() {
+  static Settings s = from_environment();
+  return s;
+}
+
+}  // namespace simgpu
