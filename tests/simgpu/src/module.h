@@ -50,6 +50,7 @@ struct LaunchConfig {
   u32 dynamic_shared_bytes = 0;
   bool cooperative = false;  // every block resident at once
   int device = 0;
+  u64 grid_workspace = 0;    // of a cooperative launch: zeroed device memory for the grid's barrier
   u64 order_seed = 0;        // 0: blocks and warps in order; else a legal order drawn from the seed
 };
 

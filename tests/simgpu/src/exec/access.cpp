@@ -125,9 +125,10 @@ void count_shared(u32 mask, const u64* offsets, u32 bytes) {
 
 void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets, Access& access) {
   Block& block = *w.block;
-  const u64 size = block.shared.size();
+  const u64 size = u64{block.launch->program->shared_bytes} + block.launch->config.dynamic_shared_bytes, room = block.shared.size();
   for_lanes(mask, [&](int l) {
-    if (offsets[l] + bytes <= size && offsets[l] < size) {
+    const bool reserved = offsets[l] >= room - kReservedShared && offsets[l] + bytes <= room;
+    if (reserved || (offsets[l] + bytes <= size && offsets[l] < size)) {
       access.at[l] = reinterpret_cast<u8*>(block.shared.data()) + offsets[l];
       return;
     }

@@ -79,6 +79,8 @@ struct Block {
   std::vector<u8> shared_state;          // Shadow of each byte, or kPending
   std::vector<SharedCell> cells;
 };
+// Behind the kernel's own shared memory: the system's, of which cooperative groups use a part.
+constexpr u32 kReservedShared = 1024;
 constexpr u8 kPending = 4;  // a cp.async that has not been waited for writes here
 
 struct LaunchCounts {

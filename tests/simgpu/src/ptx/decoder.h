@@ -117,7 +117,8 @@ inline constexpr std::string_view kSpecialNames[] = {
     "%tid.x",    "%tid.y",    "%tid.z",    "%ntid.x",   "%ntid.y",       "%ntid.z",       "%ctaid.x",
     "%ctaid.y",  "%ctaid.z",  "%nctaid.x", "%nctaid.y", "%nctaid.z",     "%laneid",       "%warpid",
     "%nwarpid",  "%smid",     "%nsmid",    "%gridid",   "%lanemask_eq",  "%lanemask_le",  "%lanemask_lt",
-    "%lanemask_ge", "%lanemask_gt", "%dynamic_smem_size", "%total_smem_size", "%envreg1", "%envreg2"};
+    "%lanemask_ge", "%lanemask_gt", "%dynamic_smem_size", "%total_smem_size", "%envreg1", "%envreg2",
+    "%reserved_smem_offset_1"};
 
 // Generic addresses outside global memory: shared, local and parameter windows.
 constexpr u64 kSharedWindow = u64{1} << 60;

@@ -1,0 +1,34 @@
+#pragma once
+// What the simulated GPU tells a test: counters of launches, reports of the checkers, settings.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "counters.h"
+#include "settings.h"
+
+namespace simgpu {
+
+struct LaunchRecord {
+  std::string kernel;  // demangled
+  Dim3 grid, block;
+  u32 shared_bytes = 0;  // static and dynamic
+  Counters counters;
+};
+// Of this process so far, oldest first; the last 4,096.
+const std::vector<LaunchRecord>& launches();
+void clear_launches();
+
+struct FaultRecord {
+  FaultKind kind;
+  std::string text;
+};
+// The fault that made the context unusable, if one did.
+std::optional<FaultRecord> last_fault();
+// Forgets the fault: the next call to the runtime works again, as after a new start of the process. Memory stays.
+void clear_fault();
+
+// Allocations that nobody has freed; what is printed at exit.
+std::vector<std::string> leaks();
+
+}  // namespace simgpu

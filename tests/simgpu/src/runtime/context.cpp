@@ -1,0 +1,152 @@
+#include "runtime/context.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "memory.h"
+#include "runtime/profile.h"
+#include "settings.h"
+
+namespace simgpu {
+
+thread_local int current_device = 0;
+namespace {
+thread_local cudaError_t last_error = cudaSuccess;
+}
+
+Context& Context::get() {
+  static auto* const context = new Context;  // host code unregisters after static destructors have begun
+  return *context;
+}
+
+cudaError_t failed(cudaError_t error) {
+  const cudaError_t sticky = Context::get().sticky;
+  if (sticky != cudaSuccess) return last_error = sticky;
+  if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
+  return error;
+}
+cudaError_t take_last_error(bool clear) {
+  const cudaError_t sticky = Context::get().sticky, error = sticky != cudaSuccess ? sticky : last_error;
+  if (clear) last_error = cudaSuccess;
+  return error;
+}
+
+Stream& Context::stream(cudaStream_t handle) {
+  if (handle == nullptr || handle == cudaStreamLegacy || handle == cudaStreamPerThread) {
+    Stream& s = defaults[current_device];
+    s.device = current_device;
+    return s;
+  }
+  return *reinterpret_cast<Stream*>(handle);
+}
+bool Context::known(const Stream* stream) const {
+  if (stream >= defaults && stream < defaults + 64) return true;
+  return std::any_of(streams.begin(), streams.end(), [&](const auto& s) { return s.get() == stream; });
+}
+
+void Context::submit(Stream& stream, std::function<void()> run, std::vector<TaskPtr> after) {
+  const std::lock_guard lock(mutex);
+  if (stream.capture != nullptr) {
+    Capture& capture = *stream.capture;
+    capture.nodes.push_back({std::move(run), stream.capture_last});
+    stream.capture_last = {capture.nodes.size() - 1};
+    return;
+  }
+  auto task = std::make_shared<Task>();
+  task->run = std::move(run);
+  task->after = std::move(after);
+  const auto follow = [&](const TaskPtr& other) {
+    if (other != nullptr && !other->done) task->after.push_back(other);
+  };
+  follow(stream.last);
+  // The legacy default stream waits for the blocking streams of its device, and they for it.
+  Stream& legacy = defaults[stream.device];
+  if (&stream == &legacy) {
+    for (const auto& s : streams) {
+      if (s->blocking && s->device == stream.device) follow(s->last);
+    }
+  } else if (stream.blocking) {
+    follow(legacy.last);
+  }
+  stream.last = task;
+  if (settings().order_seed == 0) return execute(task);
+  pending_.push_back(task);
+}
+
+void Context::execute(const TaskPtr& task) {
+  if (task->done) return;
+  for (const TaskPtr& before : task->after) execute(before);
+  task->after.clear();
+  task->run();
+  task->run = nullptr;
+  task->done = true;
+}
+
+// Ready tasks run in an order that the seed draws until the wanted one is done.
+void Context::wait(const TaskPtr& task) {
+  const std::lock_guard lock(mutex);
+  while (task != nullptr && !task->done) {
+    std::vector<size_t> ready;
+    for (size_t i = 0; i < pending_.size(); ++i) {
+      const auto& after = pending_[i]->after;
+      if (std::all_of(after.begin(), after.end(), [](const TaskPtr& t) { return t->done; })) ready.push_back(i);
+    }
+    draw_ = (draw_ + settings().order_seed) * 6364136223846793005u + 1442695040888963407u;
+    const size_t chosen = ready.at((draw_ >> 33) % ready.size());
+    const TaskPtr next = pending_[chosen];
+    pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(chosen));
+    execute(next);
+  }
+}
+void Context::wait_all(int device) {
+  const std::lock_guard lock(mutex);
+  wait(defaults[device].last);
+  for (const auto& s : streams) {
+    if (s->device == device) wait(s->last);
+  }
+}
+
+Kernel* Context::kernel(Function& function, int device, cudaError_t& error) {
+  FatBinary& binary = *function.binary;
+  error = cudaSuccess;
+  try {
+    if (!binary.problem.empty()) throw PtxError(binary.problem);
+    auto& module = binary.modules[device];
+    if (module == nullptr) module = parse_module(binary.ptx, device);
+    if (Kernel* kernel = module->find_kernel(function.name)) return kernel;
+    throw PtxError("simulated GPU: it is not in the PTX of its fat binary");
+  } catch (const PtxError& e) {
+    std::fprintf(stderr, "simgpu: kernel %s: %s\n", function.name.c_str(), e.what());
+    error = cudaErrorNoKernelImageForDevice;
+    return nullptr;
+  }
+}
+
+void Context::launch(Function& function, const LaunchConfig& config, const std::vector<u8>& params) {
+  if (sticky != cudaSuccess) return;
+  cudaError_t error;
+  Kernel* k = kernel(function, config.device, error);
+  if (k == nullptr) {
+    sticky = error;
+    return;
+  }
+  try {
+    LaunchConfig c = config;
+    c.order_seed = settings().order_seed;
+    if (c.cooperative) c.grid_workspace = reinterpret_cast<u64>(memory::allocate(64, MemoryKind::kVariable, config.device, kInitialised, "the grid barrier's workspace"));
+    const Counters counters = run_kernel(*k, c, params);
+    if (c.cooperative) memory::release(reinterpret_cast<void*>(c.grid_workspace));
+    record_launch(function.name, c, *k, counters);
+  } catch (const Fault& f) {
+    fault = f.what();
+    std::fprintf(stderr, "simgpu: %s\n", f.what());
+    sticky = f.kind == FaultKind::kAssert ? cudaErrorAssert : f.kind == FaultKind::kMisaligned ? cudaErrorMisalignedAddress : f.kind == FaultKind::kOutOfBounds || f.kind == FaultKind::kUseAfterFree ? cudaErrorIllegalAddress : cudaErrorLaunchFailure;
+    record_fault(f);
+  } catch (const PtxError& e) {
+    fault = e.what();
+    std::fprintf(stderr, "simgpu: kernel %s: %s\n", function.name.c_str(), e.what());
+    sticky = cudaErrorInvalidPtx;
+  }
+}
+
+}  // namespace simgpu

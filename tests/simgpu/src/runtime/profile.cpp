@@ -1,0 +1,87 @@
+#include "runtime/profile.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cxxabi.h>
+#include <map>
+
+#include "memory.h"
+#include "runtime/context.h"
+#include "simgpu/simgpu.h"
+
+namespace simgpu {
+namespace {
+
+constexpr size_t kMostRecords = 4096;
+std::vector<LaunchRecord>& records() {
+  static auto* const list = new std::vector<LaunchRecord>;
+  return *list;
+}
+struct Total {
+  u64 launches = 0;
+  Counters counters;
+};
+std::map<std::string, Total>& totals() {
+  static auto* const table = new std::map<std::string, Total>;
+  return *table;
+}
+std::optional<FaultRecord>& fault_record() {
+  static std::optional<FaultRecord> fault;
+  return fault;
+}
+std::string demangled(const std::string& name) {
+  int status = 0;
+  char* plain = abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status);
+  const std::string text = plain != nullptr ? plain : name;
+  std::free(plain);
+  return text;
+}
+
+void print_profile() {
+  std::fprintf(stderr, "%-40s %9s %12s %12s %10s %12s %12s %9s %9s %8s\n", "kernel", "launches", "warp instr", "lane instr", "mma", "global B", "sectors", "conflicts", "diverged", "barriers");
+  for (const auto& [name, t] : totals()) {
+    const Counters& c = t.counters;
+    u64 instructions = 0;
+    for (const u64 n : c.warp_instructions) instructions += n;
+    const auto ull = [](u64 n) { return static_cast<unsigned long long>(n); };
+    std::fprintf(stderr, "%-40.40s %9llu %12llu %12llu %10llu %12llu %12llu %9llu %9llu %8llu\n", name.c_str(), ull(t.launches), ull(instructions), ull(c.lane_instructions), ull(c.mma_count), ull(c.global_load_bytes + c.global_store_bytes), ull(c.global_load_sectors + c.global_store_sectors), ull(c.shared_wavefronts - c.shared_ideal_wavefronts), ull(c.divergent_branches), ull(c.barriers));
+  }
+}
+void at_exit() {
+  if (settings().profile) print_profile();
+  if (!settings().check_leaks) return;
+  for (const std::string& leak : leaks()) std::fprintf(stderr, "simgpu: not freed: %s\n", leak.c_str());
+}
+
+}  // namespace
+
+void record_launch(const std::string& kernel, const LaunchConfig& config, const Kernel& code, const Counters& counters) {
+  static const bool once = std::atexit(at_exit) == 0;
+  (void)once;
+  const std::string name = demangled(kernel);
+  if (records().size() == kMostRecords) records().erase(records().begin());
+  records().push_back({name, config.grid, config.block, code.static_shared_bytes() + config.dynamic_shared_bytes, counters});
+  Total& total = totals()[name];
+  ++total.launches;
+  total.counters += counters;
+}
+void record_fault(const Fault& fault) { fault_record() = {fault.kind, fault.what()}; }
+
+const std::vector<LaunchRecord>& launches() { return records(); }
+void clear_launches() { records().clear(); }
+std::optional<FaultRecord> last_fault() { return fault_record(); }
+void clear_fault() {
+  fault_record().reset();
+  Context::get().sticky = cudaSuccess;
+  take_last_error(true);
+}
+std::vector<std::string> leaks() {
+  std::vector<std::string> list;
+  for (const Allocation& a : memory::live_allocations()) {
+    if (a.kind != MemoryKind::kVariable) list.push_back(a.label + ", " + std::to_string(a.size) + " bytes");
+  }
+  return list;
+}
+
+}  // namespace simgpu

@@ -1,0 +1,11 @@
+#pragma once
+#include <string>
+
+#include "module.h"
+
+namespace simgpu {
+
+void record_launch(const std::string& kernel, const LaunchConfig& config, const Kernel& code, const Counters& counters);
+void record_fault(const Fault& fault);
+
+}  // namespace simgpu
