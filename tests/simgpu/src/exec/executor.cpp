@@ -115,7 +115,7 @@ void BlockRunner::fill_special(Warp& w, Frame& frame) {
       const u32 values[] = {t % d.x, t / d.x % d.y, t / d.x / d.y, d.x, d.y, d.z, b.x, b.y, b.z, g.x, g.y, g.z, l, w.index,
                             static_cast<u32>(warps_.size()), static_cast<u32>(block_.linear % 108), 108, launch_.id, bit, below | bit, below,
                             ~below, ~(below | bit), launch_.config.dynamic_shared_bytes, static_cast<u32>(block_.shared.size()) - kReservedShared,
-                            static_cast<u32>(launch_.config.grid_workspace), static_cast<u32>(launch_.config.grid_workspace >> 32),
+                            static_cast<u32>(launch_.config.grid_workspace >> 32), static_cast<u32>(launch_.config.grid_workspace),
                             static_cast<u32>(block_.shared.size()) - kReservedShared};
       slot[l] = values[s.index];
     }
@@ -145,12 +145,39 @@ bool BlockRunner::behind(const Split& a, const Split& b) {
   return deeper_a && !deeper_b;
 }
 
+// Lanes that called a function one group after another have a frame each. Where all `lanes` of b are at one place, their
+// registers can move into a, and so up the callers until the frames are one.
+bool BlockRunner::same_call(const Frame* a, const Frame* b, u32 lanes) {
+  for (; a != b; a = a->caller, b = b->caller) {
+    if (a == nullptr || b == nullptr || a->function != b->function || a->return_pc != b->return_pc || b->lanes != lanes || a->local_base != b->local_base) return false;
+  }
+  return true;
+}
+void BlockRunner::merge_frames(Frame* a, Frame* b, u32 lanes) {
+  for (; a != b; a = a->caller, b = b->caller) {
+    for (const Area& slot : a->function->slots) {
+      if (slot.bytes == 0) {
+        u32 &to = *reinterpret_cast<u32*>(a->data + slot.offset), from = *reinterpret_cast<u32*>(b->data + slot.offset);
+        to = (to & ~lanes) | (from & lanes);
+      } else {
+        for_lanes(lanes, [&](int l) {
+          std::memcpy(a->data + slot.offset + static_cast<u32>(l) * slot.bytes, b->data + slot.offset + static_cast<u32>(l) * slot.bytes, slot.bytes);
+        });
+      }
+    }
+    a->lanes |= lanes;
+    b->lanes = 0;
+  }
+}
+
 // Joins splits that have met; picks the running one that is furthest behind (after a spin: the one furthest ahead).
 i32 BlockRunner::choose(Warp& w) {
   auto& s = w.splits;
   for (size_t i = 0; i < s.size(); ++i) {
     for (size_t j = i + 1; j < s.size();) {
-      if (s[i].pc == s[j].pc && s[i].frame == s[j].frame && s[i].state != Split::State::kBlockBarrier && s[j].state != Split::State::kBlockBarrier) {
+      const bool free = s[i].state != Split::State::kBlockBarrier && s[j].state != Split::State::kBlockBarrier;
+      if (s[i].pc == s[j].pc && free && same_call(s[i].frame, s[j].frame, s[j].mask)) {
+        merge_frames(s[i].frame, s[j].frame, s[j].mask);
         s[i].mask |= s[j].mask;
         s[i].state = Split::State::kRunning;
         s.erase(s.begin() + static_cast<std::ptrdiff_t>(j));

@@ -24,6 +24,8 @@ class BlockRunner {
   void fill_special(Warp& warp, Frame& frame);
   static bool behind(const Split& a, const Split& b);
   i32 choose(Warp& warp);
+  static bool same_call(const Frame* a, const Frame* b, u32 lanes);
+  static void merge_frames(Frame* into, Frame* from, u32 lanes);
   bool run_warp(Warp& warp);
   bool run_split(Warp& warp, Split split);  // true: some instruction was executed
   void call(Warp& warp, const Insn& insn, Split split, u32 mask);

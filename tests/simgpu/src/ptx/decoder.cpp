@@ -24,6 +24,7 @@ void Decoder::run() {
       for (const ParamDeclaration& p : list) {
         const Area area{allocate_bytes(32 * p.bytes, 64), p.bytes};
         areas.push_back(area);
+        function_.slots.push_back(area);
         areas_[p.name] = area;
       }
     };
@@ -83,7 +84,9 @@ void Decoder::location() {
 
 void Decoder::define(std::string_view name, u32 width) {
   names_.emplace_back(name);
-  scopes_.back()[names_.back()] = {allocate(width), width};
+  const u32 offset = allocate(width);
+  scopes_.back()[names_.back()] = {offset, width};
+  function_.slots.push_back({offset, width});
 }
 
 void Decoder::declare(std::string_view space) {
@@ -98,7 +101,9 @@ void Decoder::declare(std::string_view space) {
   }
   names_.push_back(d.name);
   if (space == ".param") {
-    areas_[names_.back()] = {allocate_bytes(32 * d.bytes(), 64), d.bytes()};
+    const Area area{allocate_bytes(32 * d.bytes(), 64), d.bytes()};
+    areas_[names_.back()] = area;
+    function_.slots.push_back(area);
   } else if (space == ".local") {
     function_.local_bytes = (function_.local_bytes + d.align - 1) / d.align * d.align;
     locals_[names_.back()] = function_.local_bytes;

@@ -83,6 +83,7 @@ struct Function {
   std::vector<std::vector<i32>> tables;  // of brx.idx
   std::vector<Constant> constants;
   std::vector<Special> specials;
+  std::vector<Area> slots;               // registers and .param areas: what a lane has in a frame; 0 bytes: a predicate
   std::vector<Constant> locals;          // slots with addresses of .local variables: plus the frame's local base
   u32 frame_bytes = 0;
   u32 local_bytes = 0;
