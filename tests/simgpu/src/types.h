@@ -43,7 +43,7 @@ enum class FaultKind : u8 {
   kDeadlock,
 };
 struct Fault : std::runtime_error {
-  Fault(FaultKind kind, const std::string& text) : std::runtime_error(text), kind(kind) {}
+  Fault(FaultKind fault_kind, const std::string& text) : std::runtime_error(text), kind(fault_kind) {}
   FaultKind kind;
 };
 
