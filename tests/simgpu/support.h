@@ -21,6 +21,7 @@ class DeviceArray {
   DeviceArray(const DeviceArray&) = delete;
   DeviceArray& operator=(const DeviceArray&) = delete;
   operator T*() const { return data_; }
+  T* data() const { return data_; }
   std::vector<T> host() const {
     std::vector<T> values(size_);
     EXPECT_EQ(cudaSuccess, cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost));

@@ -101,7 +101,7 @@ TEST(Cub, DeviceRadixSortPairs) {
     std::iota(order.begin(), order.end(), 0);
     DeviceArray<int> in(keys), out(n), values(order), sorted_values(n);
     size_t bytes = 0;
-    const auto sort = [&](void* storage) { return cub::DeviceRadixSort::SortPairs(storage, bytes, (int*)in, (int*)out, (int*)values, (int*)sorted_values, static_cast<int>(n)); };
+    const auto sort = [&](void* storage) { return cub::DeviceRadixSort::SortPairs(storage, bytes, in.data(), out.data(), values.data(), sorted_values.data(), static_cast<int>(n)); };
     CUDA_OK(sort(nullptr));
     DeviceArray<char> storage(bytes);
     CUDA_OK(sort(storage));
@@ -117,9 +117,9 @@ TEST(Cub, DeviceReduce) {
     const std::vector<int> values = random_values(n);
     DeviceArray<int> in(values), out(1);
     size_t bytes = 0;
-    CUDA_OK(cub::DeviceReduce::Sum(nullptr, bytes, (int*)in, (int*)out, static_cast<int>(n)));
+    CUDA_OK(cub::DeviceReduce::Sum(nullptr, bytes, in.data(), out.data(), static_cast<int>(n)));
     DeviceArray<char> storage(bytes);
-    CUDA_OK(cub::DeviceReduce::Sum(storage, bytes, (int*)in, (int*)out, static_cast<int>(n)));
+    CUDA_OK(cub::DeviceReduce::Sum(storage, bytes, in.data(), out.data(), static_cast<int>(n)));
     CUDA_OK(cudaDeviceSynchronize());
     EXPECT_EQ(out.host()[0], std::accumulate(values.begin(), values.end(), 0)) << n;
   }

@@ -33,7 +33,7 @@ void report(const Warp& w, const Insn& insn, int lane, FaultKind kind, const std
 
 BlockRunner::BlockRunner(Launch& launch) : launch_(launch), program_(*launch.program) {
   block_.launch = &launch;
-  const u64 bytes = (u64{program_.shared_bytes} + launch.config.dynamic_shared_bytes + 15) / 16 * 16 + kReservedShared;
+  const u64 bytes = (u64{program_.shared_bytes} + launch.config.dynamic_shared_bytes + 15) / 16 * 16 + kSharedGuard + kReservedShared;
   block_.shared.resize(bytes);
   block_.shared_state.resize(bytes + 16);
   block_.cells.resize(bytes / 4 + 5);
@@ -114,7 +114,7 @@ void BlockRunner::fill_special(Warp& w, Frame& frame) {
       const u32 t = w.index * 32 + l, bit = 1u << l, below = bit - 1;
       const u32 values[] = {t % d.x, t / d.x % d.y, t / d.x / d.y, d.x, d.y, d.z, b.x, b.y, b.z, g.x, g.y, g.z, l, w.index,
                             static_cast<u32>(warps_.size()), static_cast<u32>(block_.linear % 108), 108, launch_.id, bit, below | bit, below,
-                            ~below, ~(below | bit), launch_.config.dynamic_shared_bytes, static_cast<u32>(block_.shared.size()) - kReservedShared,
+                            ~below, ~(below | bit), launch_.config.dynamic_shared_bytes, static_cast<u32>(block_.shared.size()) - kReservedShared - kSharedGuard,
                             static_cast<u32>(launch_.config.grid_workspace >> 32), static_cast<u32>(launch_.config.grid_workspace),
                             static_cast<u32>(block_.shared.size()) - kReservedShared};
       slot[l] = values[s.index];

@@ -81,6 +81,7 @@ struct Block {
 };
 // Behind the kernel's own shared memory: the system's, of which cooperative groups use a part.
 constexpr u32 kReservedShared = 1024;
+constexpr u32 kSharedGuard = 4096;  // between the two, for no one
 constexpr u8 kPending = 4;  // a cp.async that has not been waited for writes here
 
 struct LaunchCounts {
