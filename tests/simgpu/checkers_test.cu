@@ -1,4 +1,5 @@
-// For each checker a planted bug that must be found, with the place named, and a correct twin that must be quiet.
+// For each checker a planted bug that must be found, with the place named, and a correct twin that must be
+// quiet.
 #undef NDEBUG  // assert stays in an optimised build
 #include <cassert>
 #include <functional>
@@ -23,46 +24,55 @@ void expect_quiet(const std::function<void()>& launch) {
   EXPECT_FALSE(fault) << fault->text;
 }
 // Every piece must stand in the report; the line of the planted bug is marked there with its number.
-void expect_fault(FaultKind kind, const std::vector<std::string>& pieces, const std::function<void()>& launch) {
+void expect_fault(FaultKind kind, const std::vector<std::string>& pieces,
+                  const std::function<void()>& launch) {
   const auto fault = run(launch);
   ASSERT_TRUE(fault) << "nothing was reported";
   EXPECT_EQ(fault->kind, kind) << fault->text;
-  for (const std::string& piece : pieces) EXPECT_NE(fault->text.find(piece), std::string::npos) << piece << " is not in: " << fault->text;
+  for (const std::string& piece : pieces)
+    EXPECT_NE(fault->text.find(piece), std::string::npos) << piece << " is not in: " << fault->text;
 }
 std::string at_line(int line) { return "checkers_test.cu:" + std::to_string(line); }
 
 constexpr int kWriteLine = __LINE__ + 2;
-__global__ void write_at(int* out, int offset) {
-  out[threadIdx.x + offset] = 1;
-}
+__global__ void write_at(int* out, int offset) { out[threadIdx.x + offset] = 1; }
 TEST(Checkers, GlobalOutOfBounds) {
   DeviceArray<int> out(32);
-  expect_fault(FaultKind::kOutOfBounds, {at_line(kWriteLine), "write_at", "0 bytes past the end of cudaMalloc", "128 bytes", "block (0, 0, 0), thread (31, 0, 0)"}, [&] { write_at<<<1, 32>>>(out, 1); });
+  expect_fault(FaultKind::kOutOfBounds,
+               {at_line(kWriteLine), "write_at", "0 bytes past the end of cudaMalloc", "128 bytes",
+                "block (0, 0, 0), thread (31, 0, 0)"},
+               [&] { write_at<<<1, 32>>>(out, 1); });
   expect_quiet([&] { write_at<<<1, 32>>>(out, 0); });
 }
 TEST(Checkers, NullPointer) {
-  expect_fault(FaultKind::kOutOfBounds, {at_line(kWriteLine), "not device memory"}, [&] { write_at<<<1, 1>>>(nullptr, 0); });
+  expect_fault(FaultKind::kOutOfBounds, {at_line(kWriteLine), "not device memory"},
+               [&] { write_at<<<1, 1>>>(nullptr, 0); });
 }
 TEST(Checkers, UseAfterFree) {
   int* out;
   CUDA_OK(cudaMalloc(&out, 128));
   expect_quiet([&] { write_at<<<1, 32>>>(out, 0); });
   CUDA_OK(cudaFree(out));
-  expect_fault(FaultKind::kUseAfterFree, {at_line(kWriteLine), "which has been freed"}, [&] { write_at<<<1, 32>>>(out, 0); });
+  expect_fault(FaultKind::kUseAfterFree, {at_line(kWriteLine), "which has been freed"},
+               [&] { write_at<<<1, 32>>>(out, 0); });
 }
 
-__global__ void copy_as_double(const char* in, double* out, int offset) { out[threadIdx.x] = *reinterpret_cast<const double*>(in + 8 * threadIdx.x + offset); }
+__global__ void copy_as_double(const char* in, double* out, int offset) {
+  out[threadIdx.x] = *reinterpret_cast<const double*>(in + 8 * threadIdx.x + offset);
+}
 TEST(Checkers, Misaligned) {
   DeviceArray<char> in(std::vector<char>(512));
   DeviceArray<double> out(32);
-  expect_fault(FaultKind::kMisaligned, {"8-byte access", "not a multiple of 8", "copy_as_double"}, [&] { copy_as_double<<<1, 32>>>(in, out, 4); });
+  expect_fault(FaultKind::kMisaligned, {"8-byte access", "not a multiple of 8", "copy_as_double"},
+               [&] { copy_as_double<<<1, 32>>>(in, out, 4); });
   expect_quiet([&] { copy_as_double<<<1, 32>>>(in, out, 8); });
 }
 
 __global__ void add_one(const int* in, int* out) { out[threadIdx.x] = in[threadIdx.x] + 1; }
 TEST(Checkers, UninitialisedGlobal) {
   DeviceArray<int> in(32), out(32);
-  expect_fault(FaultKind::kUninitialisedRead, {"add_one", "nothing has written"}, [&] { add_one<<<1, 32>>>(in, out); });
+  expect_fault(FaultKind::kUninitialisedRead, {"add_one", "nothing has written"},
+               [&] { add_one<<<1, 32>>>(in, out); });
   CUDA_OK(cudaMemset(in, 0, 128));
   expect_quiet([&] { add_one<<<1, 32>>>(in, out); });
 }
@@ -75,7 +85,8 @@ __global__ void read_shared(int* out, bool write_all) {
 }
 TEST(Checkers, UninitialisedShared) {
   DeviceArray<int> out(64);
-  expect_fault(FaultKind::kUninitialisedRead, {"read_shared", "shared memory at offset 252"}, [&] { read_shared<<<1, 64>>>(out, false); });
+  expect_fault(FaultKind::kUninitialisedRead, {"read_shared", "shared memory at offset 252"},
+               [&] { read_shared<<<1, 64>>>(out, false); });
   expect_quiet([&] { read_shared<<<1, 64>>>(out, true); });
 }
 
@@ -87,7 +98,8 @@ __global__ void index_shared(int* out, int index) {
 }
 TEST(Checkers, SharedOutOfBounds) {
   DeviceArray<int> out(32);
-  expect_fault(FaultKind::kOutOfBounds, {"index_shared", "offset 128", "the block has 128"}, [&] { index_shared<<<1, 32>>>(out, 32); });
+  expect_fault(FaultKind::kOutOfBounds, {"index_shared", "offset 128", "the block has 128"},
+               [&] { index_shared<<<1, 32>>>(out, 32); });
   expect_quiet([&] { index_shared<<<1, 32>>>(out, 31); });
 }
 
@@ -102,7 +114,8 @@ TEST(Checkers, SharedRaceBetweenWarps) {
   // Without a barrier the first warp may also read what nothing has written yet: that check would come first.
   simgpu::settings().check_initialised = false;
   DeviceArray<int> out(128);
-  expect_fault(FaultKind::kSharedRace, {"reverse", "no barrier between them"}, [&] { reverse<false><<<1, 128>>>(out); });
+  expect_fault(FaultKind::kSharedRace, {"reverse", "no barrier between them"},
+               [&] { reverse<false><<<1, 128>>>(out); });
   expect_quiet([&] { reverse<true><<<1, 128>>>(out); });
   simgpu::settings().check_initialised = true;
 }
@@ -120,11 +133,14 @@ TEST(Checkers, SharedRaceInsideAWarp) {
   expect_quiet([&] { neighbour<true><<<1, 32>>>(out); });
 }
 
-__global__ void same_place(int* out, bool shared_place) { out[shared_place ? threadIdx.x : blockIdx.x * 32 + threadIdx.x] = blockIdx.x; }
+__global__ void same_place(int* out, bool shared_place) {
+  out[shared_place ? threadIdx.x : blockIdx.x * 32 + threadIdx.x] = blockIdx.x;
+}
 __global__ void count_place(int* out) { atomicAdd(out, 1); }
 TEST(Checkers, GlobalRaceBetweenBlocks) {
   DeviceArray<int> out(std::vector<int>(128));
-  expect_fault(FaultKind::kGlobalRace, {"same_place", "of the same launch", "cudaMalloc"}, [&] { same_place<<<4, 32>>>(out, true); });
+  expect_fault(FaultKind::kGlobalRace, {"same_place", "of the same launch", "cudaMalloc"},
+               [&] { same_place<<<4, 32>>>(out, true); });
   expect_quiet([&] { same_place<<<4, 32>>>(out, false); });
   expect_quiet([&] { same_place<<<4, 32>>>(out, false); });  // another launch is ordered
   expect_quiet([&] { count_place<<<4, 32>>>(out); });
@@ -136,7 +152,8 @@ __global__ void partial_barrier(int* out, int threads) {
 }
 TEST(Checkers, BarrierNotReachedByAll) {
   DeviceArray<int> out(64);
-  expect_fault(FaultKind::kBarrierDivergence, {"partial_barrier", "40 of 64 threads wait", "24 have exited"}, [&] { partial_barrier<<<1, 64>>>(out, 40); });
+  expect_fault(FaultKind::kBarrierDivergence, {"partial_barrier", "40 of 64 threads wait", "24 have exited"},
+               [&] { partial_barrier<<<1, 64>>>(out, 40); });
   expect_quiet([&] { partial_barrier<<<1, 64>>>(out, 64); });
 }
 
@@ -154,17 +171,20 @@ TEST(Checkers, MissingAsyncWait) {
   std::vector<int4> values(32);
   for (int i = 0; i < 32; ++i) values[i] = {i, i + 1, i + 2, i + 3};
   DeviceArray<int4> in(values), out(32);
-  expect_fault(FaultKind::kMissingAsyncWait, {"copy_async", "has not been waited for"}, [&] { copy_async<false><<<1, 32>>>(in, out); });
+  expect_fault(FaultKind::kMissingAsyncWait, {"copy_async", "has not been waited for"},
+               [&] { copy_async<false><<<1, 32>>>(in, out); });
   expect_quiet([&] { copy_async<true><<<1, 32>>>(in, out); });
   EXPECT_EQ(out.host()[0].x, 31);
 }
 
 __global__ void shuffle_from(int* out, int lane, unsigned members) {
-  if ((members >> threadIdx.x & 1) != 0) out[threadIdx.x] = __shfl_sync(members, static_cast<int>(threadIdx.x), lane);
+  if ((members >> threadIdx.x & 1) != 0)
+    out[threadIdx.x] = __shfl_sync(members, static_cast<int>(threadIdx.x), lane);
 }
 TEST(Checkers, ShuffleFromAnInactiveLane) {
   DeviceArray<int> out(32);
-  expect_fault(FaultKind::kInactiveLane, {"shuffle_from", "reads lane 20"}, [&] { shuffle_from<<<1, 32>>>(out, 20, 0xffff); });
+  expect_fault(FaultKind::kInactiveLane, {"shuffle_from", "reads lane 20"},
+               [&] { shuffle_from<<<1, 32>>>(out, 20, 0xffff); });
   expect_quiet([&] { shuffle_from<<<1, 32>>>(out, 5, 0xffff); });
 }
 
@@ -187,7 +207,8 @@ __global__ void wait_for(volatile int* flag) {
 }
 TEST(Checkers, Deadlock) {
   DeviceArray<int> flag(std::vector<int>{0}), set(std::vector<int>{1});
-  expect_fault(FaultKind::kDeadlock, {"wait_for", "no block makes progress"}, [&] { wait_for<<<1, 32>>>(flag); });
+  expect_fault(FaultKind::kDeadlock, {"wait_for", "no block makes progress"},
+               [&] { wait_for<<<1, 32>>>(flag); });
   expect_quiet([&] { wait_for<<<1, 32>>>(set); });
 }
 

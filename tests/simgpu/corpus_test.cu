@@ -1,12 +1,12 @@
 // Small kernels, one topic each, against what the host computes.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
 #include <random>
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include "support.h"
 
@@ -16,7 +16,8 @@ std::vector<unsigned> bits(size_t n, unsigned seed = 1) {
   std::mt19937 random(seed);
   std::vector<unsigned> values(n);
   for (unsigned& v : values) v = random();
-  for (size_t i = 0; i < 8 && i < n; ++i) values[i] = std::vector<unsigned>{0, 1, 0xffffffff, 0x80000000, 0x7fffffff, 2, 31, 32}[i];
+  for (size_t i = 0; i < 8 && i < n; ++i)
+    values[i] = std::vector<unsigned>{0, 1, 0xffffffff, 0x80000000, 0x7fffffff, 2, 31, 32}[i];
   return values;
 }
 std::vector<float> reals(size_t n, float low, float high, unsigned seed = 1) {
@@ -44,7 +45,9 @@ void expect_same(const std::vector<T>& a, const std::vector<T>& b, const std::ve
   const std::vector<R> got = out.host();
   for (int i = 0; i < n; ++i) {
     const R expected = F()(a[i], b[i], c[i]);
-    ASSERT_EQ(0, std::memcmp(&got[i], &expected, sizeof(R))) << "at " << i << ": got " << got[i] << ", expected " << expected << ", of " << a[i] << ", " << b[i] << ", " << c[i];
+    ASSERT_EQ(0, std::memcmp(&got[i], &expected, sizeof(R)))
+        << "at " << i << ": got " << got[i] << ", expected " << expected << ", of " << a[i] << ", " << b[i]
+        << ", " << c[i];
   }
 }
 template <class T>
@@ -58,26 +61,27 @@ std::vector<T> as(const std::vector<unsigned>& v) {
 }
 
 // F names an operation: #expression of a, b and c, the same text for host and device.
-#define SAME(name, type, expression)                                             \
-  struct name##Operation {                                                       \
-    __host__ __device__ auto operator()(type a, type b, type c) const {          \
-      (void)a, (void)b, (void)c;                                                 \
-      return expression;                                                         \
-    }                                                                            \
-  };                                                                             \
-  TEST(Integer, name) {                                                          \
-    expect_same<name##Operation, type>(as<type>(bits(1000, 1)), as<type>(bits(1000, 2)), as<type>(bits(1000, 3))); \
+#define SAME(name, type, expression)                                                     \
+  struct name##Operation {                                                               \
+    __host__ __device__ auto operator()(type a, type b, type c) const {                  \
+      (void)a, (void)b, (void)c;                                                         \
+      return expression;                                                                 \
+    }                                                                                    \
+  };                                                                                     \
+  TEST(Integer, name) {                                                                  \
+    expect_same<name##Operation, type>(as<type>(bits(1000, 1)), as<type>(bits(1000, 2)), \
+                                       as<type>(bits(1000, 3)));                         \
   }
 using u16 = unsigned short;
 using u32 = unsigned;
 using i64 = long long;
 using u64 = unsigned long long;
 SAME(AddSubtract, u32, a + b - c)
-SAME(Multiply, u32, a * b + c)
+SAME(Multiply, u32, a* b + c)
 SAME(MultiplySigned16, short, static_cast<int>(a) * b)
 SAME(MultiplyWideUnsigned, u32, static_cast<u64>(a) * b + c)
 SAME(MultiplyWideSigned, int, static_cast<i64>(a) * b - c)
-SAME(Multiply64, u64, a * b + c)
+SAME(Multiply64, u64, a* b + c)
 SAME(DivideUnsigned, u32, b == 0 ? 0u : a / b + a % b)
 SAME(DivideSigned, int, b == 0 || b == -1 ? 0 : a / b - a % b)
 SAME(DivideByConstant, int, a / 7 + b % 10)
@@ -103,7 +107,8 @@ SAME(UnsignedToFloat, u32, static_cast<float>(a))
 SAME(Float64FromUnsigned64, u64, static_cast<float>(a))
 
 __device__ u32 intrinsics(u32 a, u32 b, u32 c) {
-  return __popc(a) + __clz(b) * 3 + __ffs(c) * 5 + __brev(a) + __byte_perm(a, b, c & 0x7777) + __umulhi(a, b) + __funnelshift_l(a, b, c) + __funnelshift_r(a, b, c) + __vadd4(a, b);
+  return __popc(a) + __clz(b) * 3 + __ffs(c) * 5 + __brev(a) + __byte_perm(a, b, c & 0x7777) + __umulhi(a, b)
+         + __funnelshift_l(a, b, c) + __funnelshift_r(a, b, c) + __vadd4(a, b);
 }
 u32 intrinsics_on_host(u32 a, u32 b, u32 c) {
   const auto byte = [&](u32 k) { return (k < 4 ? a >> 8 * k : b >> 8 * (k - 4)) & 255; };
@@ -115,7 +120,8 @@ u32 intrinsics_on_host(u32 a, u32 b, u32 c) {
   for (u32 k = 0; k < 32; ++k) reversed |= (a >> k & 1) << (31 - k);
   const u64 both = static_cast<u64>(b) << 32 | a;
   const u32 left = static_cast<u32>((both << (c & 31)) >> 32), right = static_cast<u32>(both >> (c & 31));
-  return __builtin_popcount(a) + (b == 0 ? 32 : __builtin_clz(b)) * 3 + __builtin_ffs(static_cast<int>(c)) * 5 + reversed + permuted + static_cast<u32>(static_cast<u64>(a) * b >> 32) + left + right + added;
+  return __builtin_popcount(a) + (b == 0 ? 32 : __builtin_clz(b)) * 3 + __builtin_ffs(static_cast<int>(c)) * 5
+         + reversed + permuted + static_cast<u32>(static_cast<u64>(a) * b >> 32) + left + right + added;
 }
 __global__ void intrinsic_kernel(const u32* a, const u32* b, const u32* c, u32* out) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -130,13 +136,15 @@ TEST(Integer, Intrinsics) {
 }
 
 // --- floating point: exact where IEEE says so ---
-#define SAME_REAL(name, type, expression)                                                                             \
-  struct name##Operation {                                                                                            \
-    __host__ __device__ type operator()(type a, type b, type c) const { return (void)a, (void)b, (void)c, (expression); } \
-  };                                                                                                                  \
-  TEST(Real, name) {                                                                                                  \
-    const auto x = reals(1000, -100, 100, 1), y = reals(1000, 0.001f, 10, 2), z = reals(1000, -1, 1, 3);              \
-    expect_same<name##Operation, type>({x.begin(), x.end()}, {y.begin(), y.end()}, {z.begin(), z.end()});             \
+#define SAME_REAL(name, type, expression)                                                                 \
+  struct name##Operation {                                                                                \
+    __host__ __device__ type operator()(type a, type b, type c) const {                                   \
+      return (void)a, (void)b, (void)c, (expression);                                                     \
+    }                                                                                                     \
+  };                                                                                                      \
+  TEST(Real, name) {                                                                                      \
+    const auto x = reals(1000, -100, 100, 1), y = reals(1000, 0.001f, 10, 2), z = reals(1000, -1, 1, 3);  \
+    expect_same<name##Operation, type>({x.begin(), x.end()}, {y.begin(), y.end()}, {z.begin(), z.end()}); \
   }
 SAME_REAL(FusedMultiplyAdd, float, fmaf(a, b, c))
 SAME_REAL(Division, float, a / b)
@@ -148,11 +156,13 @@ SAME_REAL(ToInteger, float, static_cast<float>(static_cast<int>(a) + static_cast
 SAME_REAL(DoubleFma, double, fma(a, b, c))
 SAME_REAL(DoubleDivision, double, a / b + sqrt(b))
 SAME_REAL(DoubleRounding, double, floor(a) + ceil(b) + trunc(c * 77))
-SAME_REAL(ThroughFloat, double, static_cast<double>(static_cast<float>(a * b)))
+SAME_REAL(ThroughFloat, double, static_cast<double>(static_cast<float>(a* b)))
 
 // F on the device against `reference` in double, within `ulps` of float.
 template <class F>
-__global__ void apply_one(const float* a, float* out) { out[blockIdx.x * blockDim.x + threadIdx.x] = F()(a[blockIdx.x * blockDim.x + threadIdx.x]); }
+__global__ void apply_one(const float* a, float* out) {
+  out[blockIdx.x * blockDim.x + threadIdx.x] = F()(a[blockIdx.x * blockDim.x + threadIdx.x]);
+}
 template <class F>
 void expect_close(float low, float high, double (*reference)(double), double ulps) {
   const auto a = reals(1024, low, high);
@@ -161,16 +171,21 @@ void expect_close(float low, float high, double (*reference)(double), double ulp
   CUDA_OK(cudaDeviceSynchronize());
   const auto got = out.host();
   for (int i = 0; i < 1024; ++i) {
-    const double expected = reference(a[i]), unit = std::ldexp(1.0, std::max(std::ilogb(expected), -126) - 23);
-    EXPECT_LE(std::fabs(got[i] - expected), ulps * unit) << "of " << a[i] << ": " << got[i] << ", expected " << expected;
+    const double expected = reference(a[i]),
+                 unit = std::ldexp(1.0, std::max(std::ilogb(expected), -126) - 23);
+    EXPECT_LE(std::fabs(got[i] - expected), ulps * unit)
+        << "of " << a[i] << ": " << got[i] << ", expected " << expected;
   }
 }
 // The bounds are those of the CUDA programming guide's table for the single-precision functions.
-#define CLOSE(name, call, low, high, reference, ulps)                                     \
-  struct name##Function {                                                                 \
-    __device__ float operator()(float x) const { return call; }                           \
-  };                                                                                      \
-  TEST(Function, name) { expect_close<name##Function>(low, high, [](double x) { return reference; }, ulps); }
+#define CLOSE(name, call, low, high, reference, ulps)           \
+  struct name##Function {                                       \
+    __device__ float operator()(float x) const { return call; } \
+  };                                                            \
+  TEST(Function, name) {                                        \
+    expect_close<name##Function>(                               \
+        low, high, [](double x) { return reference; }, ulps);   \
+  }
 CLOSE(Exponential, expf(x), -80, 80, std::exp(x), 2)
 CLOSE(Exponential2, exp2f(x), -100, 100, std::exp2(x), 2)
 CLOSE(Logarithm, logf(x), 0.001f, 1000, std::log(x), 1)
@@ -198,8 +213,11 @@ __global__ void float_to_half(const float* in, u16* out) {
 }
 // The value of a half from its fields.
 double value_of(u16 h, int mantissa, int exponent_bits) {
-  const int bias = (1 << (exponent_bits - 1)) - 1, e = h >> mantissa & ((1 << exponent_bits) - 1), m = h & ((1 << mantissa) - 1);
-  const double magnitude = e == (1 << exponent_bits) - 1 ? (m ? NAN : INFINITY) : e == 0 ? std::ldexp(m, 1 - bias - mantissa) : std::ldexp(m + (1 << mantissa), e - bias - mantissa);
+  const int bias = (1 << (exponent_bits - 1)) - 1, e = h >> mantissa & ((1 << exponent_bits) - 1),
+            m = h & ((1 << mantissa) - 1);
+  const double magnitude = e == (1 << exponent_bits) - 1 ? (m ? NAN : INFINITY)
+                           : e == 0                      ? std::ldexp(m, 1 - bias - mantissa)
+                                    : std::ldexp(m + (1 << mantissa), e - bias - mantissa);
   return h >> 15 ? -magnitude : magnitude;
 }
 template <class H>
@@ -212,7 +230,9 @@ void expect_conversions(int mantissa, int exponent_bits) {
   const std::vector<float> wide = out.host();
   for (size_t i = 0; i < all.size(); ++i) {
     const double expected = value_of(all[i], mantissa, exponent_bits);
-    ASSERT_TRUE(std::isnan(expected) ? std::isnan(wide[i]) : wide[i] == expected && std::signbit(wide[i]) == std::signbit(expected)) << i;
+    ASSERT_TRUE(std::isnan(expected) ? std::isnan(wide[i])
+                                     : wide[i] == expected && std::signbit(wide[i]) == std::signbit(expected))
+        << i;
   }
   // Half way between neighbours to the even one, just beside it to the nearer one.
   const u16 largest = static_cast<u16>(((1 << exponent_bits) - 1) << mantissa) - 1;
@@ -221,7 +241,8 @@ void expect_conversions(int mantissa, int exponent_bits) {
   for (u16 h = 0; h < largest; ++h) {
     const double low = value_of(h, mantissa, exponent_bits), high = value_of(h + 1, mantissa, exponent_bits);
     const float middle = static_cast<float>((low + high) / 2);
-    between.insert(between.end(), {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, INFINITY), -middle});
+    between.insert(between.end(),
+                   {middle, std::nextafter(middle, 0.0f), std::nextafter(middle, INFINITY), -middle});
     const u16 even = h % 2 == 0 ? h : h + 1;
     nearest.insert(nearest.end(), {even, h, static_cast<u16>(h + 1), static_cast<u16>(even | 0x8000)});
   }

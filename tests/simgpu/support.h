@@ -1,10 +1,10 @@
 #pragma once
 // Device memory and error checks for the tests.
-#include <cuda_runtime.h>
-#include <gtest/gtest.h>
-
 #include <string>
 #include <vector>
+
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
 
 #include "simgpu/simgpu.h"
 

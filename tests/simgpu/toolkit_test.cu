@@ -1,12 +1,12 @@
 // Code that nobody here wrote: the device headers of the CUDA toolkit must compute what they promise.
+#include <algorithm>
+#include <numeric>
+#include <random>
+
 #include <cooperative_groups.h>
 #include <cooperative_groups/reduce.h>
 #include <cooperative_groups/scan.h>
-
-#include <algorithm>
 #include <cub/cub.cuh>
-#include <numeric>
-#include <random>
 
 #include "support.h"
 
@@ -89,7 +89,8 @@ void expect_warp_reduce() {
   warp_reduce<kWidth><<<1, kThreads>>>(device, out);
   CUDA_OK(cudaDeviceSynchronize());
   const std::vector<int> sums = out.host();
-  for (size_t g = 0; g < sums.size(); ++g) EXPECT_EQ(sums[g], std::accumulate(in.begin() + g * kWidth, in.begin() + (g + 1) * kWidth, 0));
+  for (size_t g = 0; g < sums.size(); ++g)
+    EXPECT_EQ(sums[g], std::accumulate(in.begin() + g * kWidth, in.begin() + (g + 1) * kWidth, 0));
 }
 TEST(Cub, WarpReduce32) { expect_warp_reduce<32>(); }
 TEST(Cub, WarpReduce8) { expect_warp_reduce<8>(); }
@@ -101,7 +102,10 @@ TEST(Cub, DeviceRadixSortPairs) {
     std::iota(order.begin(), order.end(), 0);
     DeviceArray<int> in(keys), out(n), values(order), sorted_values(n);
     size_t bytes = 0;
-    const auto sort = [&](void* storage) { return cub::DeviceRadixSort::SortPairs(storage, bytes, in.data(), out.data(), values.data(), sorted_values.data(), static_cast<int>(n)); };
+    const auto sort = [&](void* storage) {
+      return cub::DeviceRadixSort::SortPairs(storage, bytes, in.data(), out.data(), values.data(),
+                                             sorted_values.data(), static_cast<int>(n));
+    };
     CUDA_OK(sort(nullptr));
     DeviceArray<char> storage(bytes);
     CUDA_OK(sort(storage));
@@ -135,14 +139,17 @@ TEST(CooperativeGroups, GridSync) {
   DeviceArray<int> counter(std::vector<int>{0}), seen(8 * 64);
   int *c = counter, *s = seen;
   void* arguments[] = {&c, &s};
-  CUDA_OK(cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(grid_sync), 8, 64, arguments, 0, nullptr));
+  CUDA_OK(
+      cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(grid_sync), 8, 64, arguments, 0, nullptr));
   CUDA_OK(cudaDeviceSynchronize());
   EXPECT_EQ(seen.host(), std::vector<int>(8 * 64, 8 * 64));
 }
 TEST(CooperativeGroups, TooManyBlocksAreRefused) {
   int *c = nullptr, *s = nullptr;
   void* arguments[] = {&c, &s};
-  EXPECT_EQ(cudaErrorCooperativeLaunchTooLarge, cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(grid_sync), 108 * 2 + 1, 1024, arguments, 0, nullptr));
+  EXPECT_EQ(cudaErrorCooperativeLaunchTooLarge,
+            cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(grid_sync), 108 * 2 + 1, 1024,
+                                        arguments, 0, nullptr));
   EXPECT_EQ(cudaErrorCooperativeLaunchTooLarge, cudaGetLastError());
 }
 

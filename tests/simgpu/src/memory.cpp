@@ -4,13 +4,15 @@
 #include <cstdio>
 #include <map>
 #include <mutex>
+
 #include <sys/mman.h>
 
 namespace simgpu::memory {
 namespace {
 
 u8* reserve(const char* what) {
-  void* range = mmap(nullptr, kReservedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* range = mmap(nullptr, kReservedBytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (range == MAP_FAILED) throw PtxError(std::string("simulated GPU: no address space for ") + what);
   return static_cast<u8*>(range);
 }
@@ -81,7 +83,8 @@ std::string describe(u64 address) {
   const std::optional<Allocation> a = nearest(address);
   if (!a) return "not near any allocation";
   char range[64];
-  std::snprintf(range, sizeof range, " (%llu bytes at 0x%llx)", static_cast<unsigned long long>(a->size), static_cast<unsigned long long>(a->base));
+  std::snprintf(range, sizeof range, " (%llu bytes at 0x%llx)", static_cast<unsigned long long>(a->size),
+                static_cast<unsigned long long>(a->base));
   const std::string what = a->label + range + (a->live ? "" : ", which has been freed");
   const u64 offset = address - a->base;
   if (offset < a->size) return "byte " + std::to_string(offset) + " of " + what;

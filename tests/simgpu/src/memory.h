@@ -1,6 +1,6 @@
 #pragma once
-// Simulated device memory: one reserved address range, in which device pointers are addresses that the host can
-// dereference too, and one shadow byte for each byte of it.
+// Simulated device memory: one reserved address range, in which device pointers are addresses that the host
+// can dereference too, and one shadow byte for each byte of it.
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,12 +34,14 @@ inline bool contains(u64 address, u64 size) {
 }
 inline u8* shadow(u64 address) { return shadows() + (address - reinterpret_cast<u64>(base())); }
 
-// 256-byte aligned, with unallocated space on either side. nullptr when the device's capacity is spent. Addresses of
-// freed memory are not handed out again while the reserved range lasts, so that a use after free shows.
+// 256-byte aligned, with unallocated space on either side. nullptr when the device's capacity is spent.
+// Addresses of freed memory are not handed out again while the reserved range lasts, so that a use after free
+// shows.
 void* allocate(u64 size, MemoryKind kind, int device, Shadow state, std::string label);
-bool release(void* pointer);                        // false: not the start of a live allocation
-std::optional<Allocation> nearest(u64 address);     // the live or freed allocation at or nearest below the address
-std::string describe(u64 address);                  // "12 bytes past the end of cudaMalloc #17 (4096 bytes at 0x..)"
+bool release(void* pointer);  // false: not the start of a live allocation
+std::optional<Allocation> nearest(
+    u64 address);                   // the live or freed allocation at or nearest below the address
+std::string describe(u64 address);  // "12 bytes past the end of cudaMalloc #17 (4096 bytes at 0x..)"
 u64 live_bytes(int device);
 std::vector<Allocation> live_allocations();
 

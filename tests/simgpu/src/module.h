@@ -1,5 +1,6 @@
 #pragma once
-// What the PTX front end gives to the runtime: a parsed module, its kernels and variables, and the launch of a kernel.
+// What the PTX front end gives to the runtime: a parsed module, its kernels and variables, and the launch of
+// a kernel.
 #include <memory>
 #include <span>
 #include <string>
@@ -29,20 +30,20 @@ class Kernel {
   virtual std::span<const KernelParam> params() const = 0;
   virtual u32 param_bytes() const = 0;
   virtual u32 static_shared_bytes() const = 0;
-  virtual u32 local_bytes() const = 0;           // per thread
+  virtual u32 local_bytes() const = 0;            // per thread
   virtual u32 max_threads_per_block() const = 0;  // .maxntid, or 1024
 };
 
 class Module {
  public:
   virtual ~Module() = default;
-  virtual Kernel* find_kernel(std::string_view name) = 0;           // nullptr: none
+  virtual Kernel* find_kernel(std::string_view name) = 0;            // nullptr: none
   virtual const Variable* find_variable(std::string_view name) = 0;  // nullptr: none
   virtual std::string_view target() const = 0;                       // "sm_80"
 };
 
-// Module-level variables are allocated (MemoryKind::kVariable) and initialised on `device`. Kernel bodies are decoded
-// on their first launch and kept. Throws PtxError.
+// Module-level variables are allocated (MemoryKind::kVariable) and initialised on `device`. Kernel bodies are
+// decoded on their first launch and kept. Throws PtxError.
 std::unique_ptr<Module> parse_module(std::string ptx, int device);
 
 struct LaunchConfig {
@@ -50,12 +51,13 @@ struct LaunchConfig {
   u32 dynamic_shared_bytes = 0;
   bool cooperative = false;  // every block resident at once
   int device = 0;
-  u64 grid_workspace = 0;    // of a cooperative launch: zeroed device memory for the grid's barrier
-  u64 order_seed = 0;        // 0: blocks and warps in order; else a legal order drawn from the seed
+  u64 grid_workspace = 0;  // of a cooperative launch: zeroed device memory for the grid's barrier
+  u64 order_seed = 0;      // 0: blocks and warps in order; else a legal order drawn from the seed
 };
 
-// Runs to completion on host threads; `params` is the parameter block (param_bytes() long). Printf output goes to
-// stdout. Throws Fault on a checker's report or a trap, PtxError on an instruction that is not supported.
+// Runs to completion on host threads; `params` is the parameter block (param_bytes() long). Printf output
+// goes to stdout. Throws Fault on a checker's report or a trap, PtxError on an instruction that is not
+// supported.
 Counters run_kernel(Kernel& kernel, const LaunchConfig& config, std::span<const u8> params);
 
 }  // namespace simgpu

@@ -20,7 +20,9 @@ Settings from_environment() {
   s.profile = std::atoi(variable("ERGON_SIMGPU_PROFILE")) != 0;
   const std::string checks = variable("ERGON_SIMGPU_CHECK");
   if (!checks.empty()) {
-    const auto wanted = [&](const char* name) { return ("," + checks + ",").find("," + std::string(name) + ",") != std::string::npos; };
+    const auto wanted = [&](const char* name) {
+      return ("," + checks + ",").find("," + std::string(name) + ",") != std::string::npos;
+    };
     s.check_memory = wanted("memory");
     s.check_initialised = wanted("initialised");
     s.check_shared_races = wanted("shared-races");

@@ -5,16 +5,17 @@
 namespace simgpu {
 
 struct Settings {
-  int devices = 1;              // ERGON_SIMGPU_DEVICES
-  u64 order_seed = 0;           // ERGON_SIMGPU_ORDER: seed of an adversarial, legal order of streams, blocks and warps
-  // ERGON_SIMGPU_CHECK names the checkers wanted: memory,initialised,shared-races,global-races,leaks; 0 is none.
+  int devices = 1;     // ERGON_SIMGPU_DEVICES
+  u64 order_seed = 0;  // ERGON_SIMGPU_ORDER: seed of an adversarial, legal order of streams, blocks and warps
+  // ERGON_SIMGPU_CHECK names the checkers wanted: memory,initialised,shared-races,global-races,leaks; 0 is
+  // none.
   bool check_memory = true;
   bool check_initialised = true;
   bool check_shared_races = true;
   bool check_global_races = true;
   bool check_leaks = true;
-  bool profile = false;         // ERGON_SIMGPU_PROFILE=1
-  int threads = 0;              // ERGON_SIMGPU_THREADS; 0: one for each core
+  bool profile = false;  // ERGON_SIMGPU_PROFILE=1
+  int threads = 0;       // ERGON_SIMGPU_THREADS; 0: one for each core
 };
 Settings& settings();
 

@@ -22,7 +22,8 @@ struct Dim3 {
   u32 x = 1, y = 1, z = 1;
 };
 
-// PTX that cannot be read or executed: names the kernel, the instruction, the .cu line where known and the remedy.
+// PTX that cannot be read or executed: names the kernel, the instruction, the .cu line where known and the
+// remedy.
 struct PtxError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };

@@ -25,7 +25,8 @@ struct FaultRecord {
 };
 // The fault that made the context unusable, if one did.
 std::optional<FaultRecord> last_fault();
-// Forgets the fault: the next call to the runtime works again, as after a new start of the process. Memory stays.
+// Forgets the fault: the next call to the runtime works again, as after a new start of the process. Memory
+// stays.
 void clear_fault();
 
 // Allocations that nobody has freed; what is printed at exit.

@@ -21,21 +21,28 @@ void check_aligned(Warp& w, const Insn& i, u32 mask, u32 bytes, const u64* addre
   if (bytes == 1) return;
   for_lanes(mask, [&](int l) {
     if (addresses[l] % bytes == 0) return;
-    report(w, i, l, FaultKind::kMisaligned, std::to_string(bytes) + "-byte access to " + space + " address " + hex(addresses[l]) + ", which is not a multiple of " + std::to_string(bytes));
+    report(w, i, l, FaultKind::kMisaligned,
+           std::to_string(bytes) + "-byte access to " + space + " address " + hex(addresses[l])
+               + ", which is not a multiple of " + std::to_string(bytes));
   });
 }
 
 // --- global memory ---
 
 [[noreturn]] void report_global(Warp& w, const Insn& i, int l, u64 address, u32 bytes, AccessKind kind) {
-  const std::string what = std::string(verb(kind)) + " " + std::to_string(bytes) + " bytes of global memory at " + hex(address);
-  if (!memory::contains(address, bytes)) report(w, i, l, FaultKind::kOutOfBounds, what + ": not device memory");
+  const std::string what =
+      std::string(verb(kind)) + " " + std::to_string(bytes) + " bytes of global memory at " + hex(address);
+  if (!memory::contains(address, bytes))
+    report(w, i, l, FaultKind::kOutOfBounds, what + ": not device memory");
   const u8* state = memory::shadow(address);
   for (u32 b = 0; b < bytes; ++b) {
-    if (state[b] == kFreed) report(w, i, l, FaultKind::kUseAfterFree, what + ": " + memory::describe(address + b));
-    if (state[b] == kUnallocated) report(w, i, l, FaultKind::kOutOfBounds, what + ": " + memory::describe(address + b));
+    if (state[b] == kFreed)
+      report(w, i, l, FaultKind::kUseAfterFree, what + ": " + memory::describe(address + b));
+    if (state[b] == kUnallocated)
+      report(w, i, l, FaultKind::kOutOfBounds, what + ": " + memory::describe(address + b));
   }
-  report(w, i, l, FaultKind::kUninitialisedRead, what + ", which nothing has written: " + memory::describe(address));
+  report(w, i, l, FaultKind::kUninitialisedRead,
+         what + ", which nothing has written: " + memory::describe(address));
 }
 
 bool all_initialised(const u8* state, u64 n) {
@@ -49,7 +56,8 @@ void check_lane(Warp& w, const Insn& i, int l, u64 address, u32 bytes, AccessKin
   u8* state = memory::shadow(address);
   const bool reads = kind != AccessKind::kWrite && settings().check_initialised;
   for (u32 b = 0; b < bytes; ++b) {
-    if (state[b] != kInitialised && (state[b] != kUninitialised || reads)) report_global(w, i, l, address, bytes, kind);
+    if (state[b] != kInitialised && (state[b] != kUninitialised || reads))
+      report_global(w, i, l, address, bytes, kind);
   }
   if (kind == AccessKind::kWrite) std::memset(state, kInitialised, bytes);
 }
@@ -77,7 +85,8 @@ void count_global(u32 mask, const u64* addresses, u32 bytes, u64 low, u64 high, 
   }
 }
 
-void resolve_global(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* addresses, Access& access) {
+void resolve_global(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* addresses,
+                    Access& access) {
   u64 low = ~u64{0}, high = 0;
   for_lanes(mask, [&](int l) {
     low = std::min(low, addresses[l]);
@@ -97,7 +106,8 @@ void resolve_global(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
 
 // --- shared memory ---
 
-// Wavefronts: the most distinct 4-byte words that fall on one of the 32 banks. Wider accesses go in halves or quarters.
+// Wavefronts: the most distinct 4-byte words that fall on one of the 32 banks. Wider accesses go in halves or
+// quarters.
 void count_shared(u32 mask, const u64* offsets, u32 bytes) {
   Counters& c = counts->counters;
   const u32 lanes_together = bytes <= 4 ? 32 : bytes == 8 ? 16 : 8;
@@ -123,16 +133,20 @@ void count_shared(u32 mask, const u64* offsets, u32 bytes) {
   }
 }
 
-void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets, Access& access) {
+void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets,
+                    Access& access) {
   Block& block = *w.block;
-  const u64 size = u64{block.launch->program->shared_bytes} + block.launch->config.dynamic_shared_bytes, room = block.shared.size();
+  const u64 size = u64{block.launch->program->shared_bytes} + block.launch->config.dynamic_shared_bytes,
+            room = block.shared.size();
   for_lanes(mask, [&](int l) {
     const bool reserved = offsets[l] >= room - kReservedShared && offsets[l] + bytes <= room;
     if (reserved || (offsets[l] + bytes <= size && offsets[l] < size)) {
       access.at[l] = reinterpret_cast<u8*>(block.shared.data()) + offsets[l];
       return;
     }
-    report(w, i, l, FaultKind::kOutOfBounds, std::string(verb(kind)) + " " + std::to_string(bytes) + " bytes of shared memory at offset " + std::to_string(static_cast<i64>(offsets[l])) + "; the block has " + std::to_string(size));
+    report(w, i, l, FaultKind::kOutOfBounds,
+           std::string(verb(kind)) + " " + std::to_string(bytes) + " bytes of shared memory at offset "
+               + std::to_string(static_cast<i64>(offsets[l])) + "; the block has " + std::to_string(size));
   });
   if (settings().check_memory) {
     check_aligned(w, i, mask, std::min(bytes, 16u), offsets, "shared");
@@ -140,10 +154,14 @@ void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
       u8* state = &block.shared_state[offsets[l]];
       for (u32 b = 0; b < bytes; ++b) {
         if (state[b] == kPending) {
-          report(w, i, l, FaultKind::kMissingAsyncWait, std::string(verb(kind)) + " shared memory at offset " + std::to_string(offsets[l] + b) + ", to which a cp.async writes that has not been waited for");
+          report(w, i, l, FaultKind::kMissingAsyncWait,
+                 std::string(verb(kind)) + " shared memory at offset " + std::to_string(offsets[l] + b)
+                     + ", to which a cp.async writes that has not been waited for");
         }
         if (kind != AccessKind::kWrite && state[b] != kInitialised && settings().check_initialised) {
-          report(w, i, l, FaultKind::kUninitialisedRead, "reads shared memory at offset " + std::to_string(offsets[l] + b) + ", which nothing has written");
+          report(w, i, l, FaultKind::kUninitialisedRead,
+                 "reads shared memory at offset " + std::to_string(offsets[l] + b)
+                     + ", which nothing has written");
         }
       }
       if (kind == AccessKind::kWrite) std::memset(state, kInitialised, bytes);
@@ -157,21 +175,28 @@ void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
 
 // --- the rest ---
 
-void resolve_local(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets, Access& access) {
+void resolve_local(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets,
+                   Access& access) {
   const u64 stack = w.local.size() / 32;
   for_lanes(mask, [&](int l) {
     if (offsets[l] + bytes > stack || offsets[l] >= stack) {
-      report(w, i, l, FaultKind::kOutOfBounds, std::string(verb(kind)) + " " + std::to_string(bytes) + " bytes of local memory at offset " + std::to_string(static_cast<i64>(offsets[l])) + "; the thread has " + std::to_string(stack));
+      report(w, i, l, FaultKind::kOutOfBounds,
+             std::string(verb(kind)) + " " + std::to_string(bytes) + " bytes of local memory at offset "
+                 + std::to_string(static_cast<i64>(offsets[l])) + "; the thread has "
+                 + std::to_string(stack));
     }
     access.at[l] = reinterpret_cast<u8*>(w.local.data()) + static_cast<u64>(l) * stack + offsets[l];
   });
   if (settings().check_memory) check_aligned(w, i, mask, std::min(bytes, 16u), offsets, "local");
 }
-void resolve_params(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets, Access& access) {
+void resolve_params(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets,
+                    Access& access) {
   const std::span<const u8> params = w.block->launch->params;
   for_lanes(mask, [&](int l) {
     if (kind != AccessKind::kRead || offsets[l] + bytes > params.size()) {
-      report(w, i, l, FaultKind::kOutOfBounds, std::string(verb(kind)) + " kernel parameters at offset " + std::to_string(offsets[l]) + " of " + std::to_string(params.size()) + " bytes");
+      report(w, i, l, FaultKind::kOutOfBounds,
+             std::string(verb(kind)) + " kernel parameters at offset " + std::to_string(offsets[l]) + " of "
+                 + std::to_string(params.size()) + " bytes");
     }
     access.at[l] = const_cast<u8*>(params.data()) + offsets[l];
   });
@@ -192,18 +217,24 @@ void lane_addresses(Warp& w, const Insn& i, u64* addresses) {
 
 void resolve_access(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, Access& access) {
   if (i.space == Space::kFrame) {
-    for_lanes(mask, [&](int l) { access.at[l] = reinterpret_cast<u8*>(w.file) + i.op[1] + l * i.op[2] + i.imm; });
+    for_lanes(mask,
+              [&](int l) { access.at[l] = reinterpret_cast<u8*>(w.file) + i.op[1] + l * i.op[2] + i.imm; });
     return;
   }
   u64 addresses[32];
   lane_addresses(w, i, addresses);
   switch (i.space) {
     case Space::kGlobal:
-    case Space::kConst: return resolve_global(w, i, mask, bytes, kind, addresses, access);
-    case Space::kShared: return resolve_shared(w, i, mask, bytes, kind, addresses, access);
-    case Space::kLocal: return resolve_local(w, i, mask, bytes, kind, addresses, access);
-    case Space::kParam: return resolve_params(w, i, mask, bytes, kind, addresses, access);
-    default: break;
+    case Space::kConst:
+      return resolve_global(w, i, mask, bytes, kind, addresses, access);
+    case Space::kShared:
+      return resolve_shared(w, i, mask, bytes, kind, addresses, access);
+    case Space::kLocal:
+      return resolve_local(w, i, mask, bytes, kind, addresses, access);
+    case Space::kParam:
+      return resolve_params(w, i, mask, bytes, kind, addresses, access);
+    default:
+      break;
   }
   while (mask != 0) {  // generic: the lanes of one window at a time
     const u64 window = addresses[std::countr_zero(mask)] & kWindowMask;
@@ -211,15 +242,21 @@ void resolve_access(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
     for_lanes(mask, [&](int l) { same |= u32{(addresses[l] & kWindowMask) == window} << l; });
     u64 offsets[32];
     for (int l = 0; l < 32; ++l) offsets[l] = addresses[l] & ~kWindowMask;
-    if (window == kSharedWindow) resolve_shared(w, i, same, bytes, kind, offsets, access);
-    else if (window == kLocalWindow) resolve_local(w, i, same, bytes, kind, offsets, access);
-    else if (window == kParamWindow) resolve_params(w, i, same, bytes, kind, offsets, access);
-    else resolve_global(w, i, same, bytes, kind, addresses, access);
+    if (window == kSharedWindow)
+      resolve_shared(w, i, same, bytes, kind, offsets, access);
+    else if (window == kLocalWindow)
+      resolve_local(w, i, same, bytes, kind, offsets, access);
+    else if (window == kParamWindow)
+      resolve_params(w, i, same, bytes, kind, offsets, access);
+    else
+      resolve_global(w, i, same, bytes, kind, addresses, access);
     mask &= ~same;
   }
 }
 
-void mark_pending(Warp& w, u32 shared, u32 bytes) { std::memset(&w.block->shared_state[shared], kPending, bytes); }
+void mark_pending(Warp& w, u32 shared, u32 bytes) {
+  std::memset(&w.block->shared_state[shared], kPending, bytes);
+}
 
 // All groups of the lanes of the mask but the newest `keep_groups` arrive.
 void complete_copies(Warp& w, u32 mask, u32 keep_groups) {

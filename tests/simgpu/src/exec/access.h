@@ -7,7 +7,8 @@ namespace simgpu {
 
 enum class AccessKind : u8 { kRead, kWrite, kAtomic };
 
-// Where each active lane's bytes lie on the host, after all checks. `bytes` of one lane (a vector's elements together).
+// Where each active lane's bytes lie on the host, after all checks. `bytes` of one lane (a vector's elements
+// together).
 struct Access {
   u8* at[32];
   Space space = Space::kGlobal;  // one for all lanes that are active

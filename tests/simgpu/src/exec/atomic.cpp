@@ -8,7 +8,18 @@
 namespace simgpu {
 namespace {
 
-enum class Operation : u8 { kAdd, kMin, kMax, kAnd, kOr, kXor, kExchange, kCompareSwap, kIncrement, kDecrement };
+enum class Operation : u8 {
+  kAdd,
+  kMin,
+  kMax,
+  kAnd,
+  kOr,
+  kXor,
+  kExchange,
+  kCompareSwap,
+  kIncrement,
+  kDecrement
+};
 
 // Host threads run blocks at once; one lock a stripe of addresses serialises their atomics, of any type.
 std::mutex& lock_of(const void* address) {
@@ -19,30 +30,45 @@ std::mutex& lock_of(const void* address) {
 template <class T>
 T combine(Operation op, T old, T b, T c) {
   switch (op) {
-    case Operation::kAdd: return static_cast<T>(old + b);
-    case Operation::kMin: return std::min(old, b);
-    case Operation::kMax: return std::max(old, b);
-    case Operation::kExchange: return b;
-    case Operation::kCompareSwap: return old == b ? c : old;
-    default: break;
+    case Operation::kAdd:
+      return static_cast<T>(old + b);
+    case Operation::kMin:
+      return std::min(old, b);
+    case Operation::kMax:
+      return std::max(old, b);
+    case Operation::kExchange:
+      return b;
+    case Operation::kCompareSwap:
+      return old == b ? c : old;
+    default:
+      break;
   }
   if constexpr (std::is_unsigned_v<T>) {
     switch (op) {
-      case Operation::kAnd: return old & b;
-      case Operation::kOr: return old | b;
-      case Operation::kXor: return old ^ b;
-      case Operation::kIncrement: return old >= b ? T(0) : static_cast<T>(old + 1);
-      case Operation::kDecrement: return old == 0 || old > b ? b : static_cast<T>(old - 1);
-      default: break;
+      case Operation::kAnd:
+        return old & b;
+      case Operation::kOr:
+        return old | b;
+      case Operation::kXor:
+        return old ^ b;
+      case Operation::kIncrement:
+        return old >= b ? T(0) : static_cast<T>(old + 1);
+      case Operation::kDecrement:
+        return old == 0 || old > b ? b : static_cast<T>(old - 1);
+      default:
+        break;
     }
   }
   return old;
 }
 template <class H>
-u16 add_halves(u16 a, u16 b) { return narrow<H>(static_cast<double>(widen(H{a})) + widen(H{b})).bits; }
+u16 add_halves(u16 a, u16 b) {
+  return narrow<H>(static_cast<double>(widen(H{a})) + widen(H{b})).bits;
+}
 template <class H>
 u32 add_pairs(u32 a, u32 b) {
-  return u32{add_halves<H>(static_cast<u16>(a), static_cast<u16>(b))} | u32{add_halves<H>(static_cast<u16>(a >> 16), static_cast<u16>(b >> 16))} << 16;
+  return u32{add_halves<H>(static_cast<u16>(a), static_cast<u16>(b))}
+         | u32{add_halves<H>(static_cast<u16>(a >> 16), static_cast<u16>(b >> 16))} << 16;
 }
 
 template <class T, class F>
@@ -94,7 +120,8 @@ Handler handler_of(std::string_view type, Operation op) {
 bool select_atomic(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argument>& args) {
   const bool reduce = o.name() == "red";
   if (!reduce && o.name() != "atom") return false;
-  constexpr std::string_view kNames[] = {"add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"};
+  constexpr std::string_view kNames[] = {"add", "min",  "max", "and", "or",
+                                         "xor", "exch", "cas", "inc", "dec"};
   size_t op = 0;
   while (op < std::size(kNames) && !o.has(kNames[op])) ++op;
   if (op == std::size(kNames)) return false;

@@ -13,9 +13,11 @@ const u8* generic(const Warp& w, const Insn& insn, int lane, u64 address, u64 by
   const u64 window = address & kWindowMask, offset = address & ~kWindowMask;
   if (window == kLocalWindow) {
     const u64 stack = w.local.size() / 32;
-    if (offset + bytes <= stack) return reinterpret_cast<const u8*>(w.local.data()) + static_cast<u64>(lane) * stack + offset;
+    if (offset + bytes <= stack)
+      return reinterpret_cast<const u8*>(w.local.data()) + static_cast<u64>(lane) * stack + offset;
   } else if (window == kSharedWindow) {
-    if (offset + bytes <= w.block->shared.size()) return reinterpret_cast<const u8*>(w.block->shared.data()) + offset;
+    if (offset + bytes <= w.block->shared.size())
+      return reinterpret_cast<const u8*>(w.block->shared.data()) + offset;
   } else if (memory::contains(address, bytes)) {
     return reinterpret_cast<const u8*>(address);
   }
@@ -33,7 +35,8 @@ std::string text_at(const Warp& w, const Insn& insn, int lane, u64 address) {
 u64 argument(const Warp& w, const Call& call, size_t index, int lane) {
   const Area& area = call.arguments.at(index);
   u64 value = 0;
-  std::memcpy(&value, w.file + area.offset + static_cast<u32>(lane) * area.bytes, std::min<u32>(area.bytes, 8));
+  std::memcpy(&value, w.file + area.offset + static_cast<u32>(lane) * area.bytes,
+              std::min<u32>(area.bytes, 8));
   return value;
 }
 
@@ -82,7 +85,8 @@ std::string format(const Warp& w, const Insn& insn, int lane, const std::string&
     } else if (std::strchr("diuoxXc", kind) != nullptr) {
       const u64 raw = next(wide ? 8 : 4);
       const bool is_signed = kind == 'd' || kind == 'i';
-      const auto value = is_signed && !wide ? static_cast<long long>(static_cast<i32>(raw)) : static_cast<long long>(raw);
+      const auto value =
+          is_signed && !wide ? static_cast<long long>(static_cast<i32>(raw)) : static_cast<long long>(raw);
       std::snprintf(piece, sizeof piece, (spec + (kind == 'c' ? "" : "ll") + kind).c_str(), value);
     } else {
       report(w, insn, lane, FaultKind::kAssert, "printf: %" + std::string(1, kind) + " is not a conversion");
@@ -97,10 +101,15 @@ std::string format(const Warp& w, const Insn& insn, int lane, const std::string&
 void run_builtin(Warp& w, const Insn& insn, const Call& call, u32 mask) {
   const int first = std::countr_zero(mask);
   if (call.builtin == "__assertfail") {
-    report(w, insn, first, FaultKind::kAssert, "assertion `" + text_at(w, insn, first, argument(w, call, 0, first)) + "' failed, " + text_at(w, insn, first, argument(w, call, 1, first)) + ":" + std::to_string(static_cast<u32>(argument(w, call, 2, first))) + " in " + text_at(w, insn, first, argument(w, call, 3, first)));
+    report(w, insn, first, FaultKind::kAssert,
+           "assertion `" + text_at(w, insn, first, argument(w, call, 0, first)) + "' failed, "
+               + text_at(w, insn, first, argument(w, call, 1, first)) + ":"
+               + std::to_string(static_cast<u32>(argument(w, call, 2, first))) + " in "
+               + text_at(w, insn, first, argument(w, call, 3, first)));
   }
   for_lanes(mask, [&](int l) {
-    const std::string text = format(w, insn, l, text_at(w, insn, l, argument(w, call, 0, l)), argument(w, call, 1, l));
+    const std::string text =
+        format(w, insn, l, text_at(w, insn, l, argument(w, call, 0, l)), argument(w, call, 1, l));
     static std::mutex mutex;
     const std::lock_guard lock(mutex);
     std::fwrite(text.data(), 1, text.size(), stdout);

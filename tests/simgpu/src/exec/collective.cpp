@@ -1,5 +1,5 @@
-// shfl, vote, match, redux, activemask, barriers. For Flow::kWarpSync the executor has gathered the lanes of the member
-// mask (op[4]) before the handler runs.
+// shfl, vote, match, redux, activemask, barriers. For Flow::kWarpSync the executor has gathered the lanes of
+// the member mask (op[4]) before the handler runs.
 #include <algorithm>
 
 #include "exec/warp.h"
@@ -18,12 +18,16 @@ void shuffle(Warp& w, const Insn& i, u32 mask) {
     const int clamp = c[l] & 31, segment = c[l] >> 8 & 31, lane = l;
     const int highest = (lane & segment) | (clamp & ~segment), lowest = lane & segment;
     const int n = b[l] & 31;
-    int source = i.mode == kUp ? lane - n : i.mode == kDown ? lane + n : i.mode == kButterfly ? lane ^ n : lowest | (n & ~segment);
+    int source = i.mode == kUp          ? lane - n
+                 : i.mode == kDown      ? lane + n
+                 : i.mode == kButterfly ? lane ^ n
+                                        : lowest | (n & ~segment);
     const bool in_range = i.mode == kUp ? source >= highest : source <= highest;
     if (!in_range) source = lane;
     inside |= u32{in_range} << l;
     if ((mask >> source & 1) == 0) {
-      report(w, i, l, FaultKind::kInactiveLane, "shfl reads lane " + std::to_string(source) + ", which is not active");
+      report(w, i, l, FaultKind::kInactiveLane,
+             "shfl reads lane " + std::to_string(source) + ", which is not active");
     }
     result[l] = a[source];
   });
@@ -73,12 +77,24 @@ void reduce(Warp& w, const Insn& i, u32 mask) {
   for_lanes(mask & (mask - 1), [&](int l) {
     const T x = a[l];
     switch (i.mode) {
-      case kAdd: r = static_cast<T>(static_cast<u32>(r) + static_cast<u32>(x)); break;
-      case kMin: r = std::min(r, x); break;
-      case kMax: r = std::max(r, x); break;
-      case kAnd: r &= x; break;
-      case kOr: r |= x; break;
-      default: r ^= x; break;
+      case kAdd:
+        r = static_cast<T>(static_cast<u32>(r) + static_cast<u32>(x));
+        break;
+      case kMin:
+        r = std::min(r, x);
+        break;
+      case kMax:
+        r = std::max(r, x);
+        break;
+      case kAnd:
+        r &= x;
+        break;
+      case kOr:
+        r |= x;
+        break;
+      default:
+        r ^= x;
+        break;
     }
   });
   for_lanes(mask, [&](int l) { w.lanes<T>(i.op[0])[l] = r; });
@@ -92,7 +108,9 @@ void elect(Warp& w, const Insn& i, u32 mask) {
   u32& p = w.predicate(i.op[1]);
   p = (p & ~mask) | 1u << leader;
 }
-void trap(Warp& w, const Insn& i, u32 mask) { report(w, i, std::countr_zero(mask), FaultKind::kTrap, "the kernel executed a trap"); }
+void trap(Warp& w, const Insn& i, u32 mask) {
+  report(w, i, std::countr_zero(mask), FaultKind::kTrap, "the kernel executed a trap");
+}
 void nothing(Warp&, const Insn&, u32) {}
 
 template <size_t kN>

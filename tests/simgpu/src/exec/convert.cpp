@@ -21,12 +21,11 @@ bool is_real(Kind k) { return k >= Kind::kHalf; }
 // imm of a cvt
 struct Conversion {
   Kind from, to;
-  u8 from_bytes, to_bytes;              // of the types
-  u8 from_register, to_register;        // of the registers
+  u8 from_bytes, to_bytes;        // of the types
+  u8 from_register, to_register;  // of the registers
   Rounding rounding;
   bool to_integer, flush, saturate, relu;
 };
-
 
 i64 read_integer(const std::byte* p, u8 bytes, bool is_signed) {
   u64 bits = 0;
@@ -49,10 +48,14 @@ double read_real(const std::byte* p, const Conversion& c) {
 }
 double to_integral(double x, Rounding r) {
   switch (r) {
-    case Rounding::kZero: return std::trunc(x);
-    case Rounding::kDown: return std::floor(x);
-    case Rounding::kUp: return std::ceil(x);
-    default: return std::nearbyint(x);  // called under round-to-nearest
+    case Rounding::kZero:
+      return std::trunc(x);
+    case Rounding::kDown:
+      return std::floor(x);
+    case Rounding::kUp:
+      return std::ceil(x);
+    default:
+      return std::nearbyint(x);  // called under round-to-nearest
   }
 }
 // NaN becomes 0, the rest is clamped.
@@ -118,15 +121,19 @@ void convert(Warp& w, const Insn& i, u32 mask) {
     u64 bits;
     if (!is_real(c.from)) {
       const i64 x = read_integer(from, c.from_bytes, c.from == Kind::kSigned);
-      if (is_real(c.to)) bits = write_real(integer_to_double(x, c), c);
-      else bits = c.saturate ? clamp_integer(x, c) : static_cast<u64>(x);
+      if (is_real(c.to))
+        bits = write_real(integer_to_double(x, c), c);
+      else
+        bits = c.saturate ? clamp_integer(x, c) : static_cast<u64>(x);
     } else {
       double x = read_real(from, c);
       if (c.to_integer) x = to_integral(x, c.rounding);
       bits = is_real(c.to) ? write_real(x, c) : clamp_real(x, c.to_bytes, c.to == Kind::kSigned);
     }
-    const u64 extended = is_real(c.to) ? bits
-                                       : static_cast<u64>(read_integer(reinterpret_cast<const std::byte*>(&bits), c.to_bytes, c.to == Kind::kSigned));
+    const u64 extended = is_real(c.to)
+                             ? bits
+                             : static_cast<u64>(read_integer(reinterpret_cast<const std::byte*>(&bits),
+                                                             c.to_bytes, c.to == Kind::kSigned));
     std::memcpy(w.file + i.op[0] + l * c.to_register, &extended, c.to_register);
   });
 }
@@ -222,13 +229,22 @@ bool select_convert(Decoder& d, Insn& insn, const Opcode& o, const std::vector<A
   insn.op[0] = d.result(args[0], to_bytes);
   insn.op[1] = d.value(args[1], from_bytes);
   const u32 to_register = args[0].word == "_" ? to_bytes : d.width_of(args[0].word);
-  const u32 from_width = d.width_of(args[1].word), from_register = from_width == kNone ? from_bytes : from_width;
+  const u32 from_width = d.width_of(args[1].word),
+            from_register = from_width == kNone ? from_bytes : from_width;
   if (to_register == to_bytes && from_register == from_bytes) insn.run = frequent(to, from, o);
   if (insn.run != nullptr) return true;
   const bool integral = o.has("rni") || o.has("rzi") || o.has("rmi") || o.has("rpi");
-  const Conversion c{kind_of(from), kind_of(to), static_cast<u8>(from_bytes), static_cast<u8>(to_bytes),
-                     static_cast<u8>(from_register), static_cast<u8>(to_register), rounding_of(o), integral,
-                     o.has("ftz"), o.has("sat"), o.has("relu")};
+  const Conversion c{kind_of(from),
+                     kind_of(to),
+                     static_cast<u8>(from_bytes),
+                     static_cast<u8>(to_bytes),
+                     static_cast<u8>(from_register),
+                     static_cast<u8>(to_register),
+                     rounding_of(o),
+                     integral,
+                     o.has("ftz"),
+                     o.has("sat"),
+                     o.has("relu")};
   u32 words[3] = {};
   static_assert(sizeof c <= sizeof words);
   std::memcpy(words, &c, sizeof c);

@@ -1,14 +1,15 @@
-// Runs the blocks of one launch over host threads. A warp's lanes that have parted run as splits; the one furthest
-// behind goes first, which brings structured code together again. A split that keeps branching backwards gives way to
-// other splits, warps and, last, blocks, so that spin waits end.
+// Runs the blocks of one launch over host threads. A warp's lanes that have parted run as splits; the one
+// furthest behind goes first, which brings structured code together again. A split that keeps branching
+// backwards gives way to other splits, warps and, last, blocks, so that spin waits end.
 #include "exec/executor.h"
 
 #include <algorithm>
-#include <cxxabi.h>
 #include <deque>
 #include <mutex>
 #include <numeric>
 #include <thread>
+
+#include <cxxabi.h>
 
 #include "memory.h"
 #include "settings.h"
@@ -21,19 +22,23 @@ void report(const Warp& w, const Insn& insn, int lane, FaultKind kind, const std
   const Launch& launch = *w.block->launch;
   const Dim3 dim = launch.config.block, index = w.block->index;
   const u32 thread = w.index * 32 + static_cast<u32>(lane);
-  const auto triple = [](u32 x, u32 y, u32 z) { return "(" + std::to_string(x) + ", " + std::to_string(y) + ", " + std::to_string(z) + ")"; };
+  const auto triple = [](u32 x, u32 y, u32 z) {
+    return "(" + std::to_string(x) + ", " + std::to_string(y) + ", " + std::to_string(z) + ")";
+  };
   int status = 0;
   char* plain = abi::__cxa_demangle(launch.name->c_str(), nullptr, nullptr, &status);
   std::string text = message + "; kernel " + (plain != nullptr ? plain : launch.name->c_str());
   std::free(plain);
   if (const std::string where = launch.program->where(insn); !where.empty()) text += " at " + where;
-  text += ", block " + triple(index.x, index.y, index.z) + ", thread " + triple(thread % dim.x, thread / dim.x % dim.y, thread / dim.x / dim.y);
+  text += ", block " + triple(index.x, index.y, index.z) + ", thread "
+          + triple(thread % dim.x, thread / dim.x % dim.y, thread / dim.x / dim.y);
   throw Fault(kind, text);
 }
 
 BlockRunner::BlockRunner(Launch& launch) : launch_(launch), program_(*launch.program) {
   block_.launch = &launch;
-  const u64 bytes = (u64{program_.shared_bytes} + launch.config.dynamic_shared_bytes + 15) / 16 * 16 + kSharedGuard + kReservedShared;
+  const u64 bytes = (u64{program_.shared_bytes} + launch.config.dynamic_shared_bytes + 15) / 16 * 16
+                    + kSharedGuard + kReservedShared;
   block_.shared.resize(bytes);
   block_.shared_state.resize(bytes + 16);
   block_.cells.resize(bytes / 4 + 5);
@@ -52,7 +57,8 @@ void BlockRunner::start(u64 linear) {
   static std::atomic<u64> serials{0};
   const Dim3 g = launch_.config.grid;
   block_.linear = linear;
-  block_.index = {static_cast<u32>(linear % g.x), static_cast<u32>(linear / g.x % g.y), static_cast<u32>(linear / g.x / g.y)};
+  block_.index = {static_cast<u32>(linear % g.x), static_cast<u32>(linear / g.x % g.y),
+                  static_cast<u32>(linear / g.x / g.y)};
   block_.serial = ++serials;
   ++block_.epoch;
   std::fill(block_.shared_state.begin(), block_.shared_state.end(), u8{kUninitialised});
@@ -75,7 +81,8 @@ bool BlockRunner::finished() const {
 // A frame of the function, from the pool or new; its constants and special registers are in place.
 Frame* BlockRunner::enter(Warp& w, const Function& function, Frame* caller, u32 lanes) {
   auto& pool = pools_[w.index];
-  const auto found = std::find_if(pool.begin(), pool.end(), [&](const auto& f) { return f->lanes == 0 && f->function == &function; });
+  const auto found = std::find_if(pool.begin(), pool.end(),
+                                  [&](const auto& f) { return f->lanes == 0 && f->function == &function; });
   Frame* frame;
   if (found != pool.end()) {
     frame = found->get();
@@ -87,16 +94,20 @@ Frame* BlockRunner::enter(Warp& w, const Function& function, Frame* caller, u32 
     frame->data = reinterpret_cast<std::byte*>((raw + 63) / 64 * 64);
     for (const Constant& c : function.constants) {
       if (c.width == 0) std::memcpy(frame->data + c.offset, &c.value, 4);
-      for (u32 l = 0; l < 32 && c.width > 0; ++l) std::memcpy(frame->data + c.offset + l * c.width, &c.value, c.width);
+      for (u32 l = 0; l < 32 && c.width > 0; ++l)
+        std::memcpy(frame->data + c.offset + l * c.width, &c.value, c.width);
     }
   }
   if (frame->block_serial != block_.serial) fill_special(w, *frame);
   frame->caller = caller;
   frame->lanes = lanes;
   frame->depth = caller == nullptr ? 0 : caller->depth + 1;
-  frame->local_base = caller == nullptr ? 0 : (caller->local_base + caller->function->local_bytes + 15) / 16 * 16;
+  frame->local_base =
+      caller == nullptr ? 0 : (caller->local_base + caller->function->local_bytes + 15) / 16 * 16;
   if (u64{frame->local_base} + function.local_bytes > program_.local_bytes) {
-    throw Fault(FaultKind::kOutOfBounds, "the stack of a thread is full (" + std::to_string(program_.local_bytes) + " bytes): function " + function.name + " of kernel " + *launch_.name);
+    throw Fault(FaultKind::kOutOfBounds, "the stack of a thread is full ("
+                                             + std::to_string(program_.local_bytes) + " bytes): function "
+                                             + function.name + " of kernel " + *launch_.name);
   }
   for (const Constant& c : function.locals) {
     const u64 address = frame->local_base + c.value;
@@ -112,10 +123,33 @@ void BlockRunner::fill_special(Warp& w, Frame& frame) {
     u32* slot = reinterpret_cast<u32*>(frame.data + s.offset);
     for (u32 l = 0; l < 32; ++l) {
       const u32 t = w.index * 32 + l, bit = 1u << l, below = bit - 1;
-      const u32 values[] = {t % d.x, t / d.x % d.y, t / d.x / d.y, d.x, d.y, d.z, b.x, b.y, b.z, g.x, g.y, g.z, l, w.index,
-                            static_cast<u32>(warps_.size()), static_cast<u32>(block_.linear % 108), 108, launch_.id, bit, below | bit, below,
-                            ~below, ~(below | bit), launch_.config.dynamic_shared_bytes, static_cast<u32>(block_.shared.size()) - kReservedShared - kSharedGuard,
-                            static_cast<u32>(launch_.config.grid_workspace >> 32), static_cast<u32>(launch_.config.grid_workspace),
+      const u32 values[] = {t % d.x,
+                            t / d.x % d.y,
+                            t / d.x / d.y,
+                            d.x,
+                            d.y,
+                            d.z,
+                            b.x,
+                            b.y,
+                            b.z,
+                            g.x,
+                            g.y,
+                            g.z,
+                            l,
+                            w.index,
+                            static_cast<u32>(warps_.size()),
+                            static_cast<u32>(block_.linear % 108),
+                            108,
+                            launch_.id,
+                            bit,
+                            below | bit,
+                            below,
+                            ~below,
+                            ~(below | bit),
+                            launch_.config.dynamic_shared_bytes,
+                            static_cast<u32>(block_.shared.size()) - kReservedShared - kSharedGuard,
+                            static_cast<u32>(launch_.config.grid_workspace >> 32),
+                            static_cast<u32>(launch_.config.grid_workspace),
                             static_cast<u32>(block_.shared.size()) - kReservedShared};
       slot[l] = values[s.index];
     }
@@ -126,11 +160,14 @@ void BlockRunner::turn() {
   bool progress = false;
   for (Warp& w : warps_) progress |= run_warp(w);
   if (!finished()) release_barrier(!progress);
-  if (any_spun_) ++spells_;
-  else spells_ = 0;
+  if (any_spun_)
+    ++spells_;
+  else
+    spells_ = 0;
 }
 
-// Before: in an outer function, or earlier in the text. Splits of one place have one frame or run one after another.
+// Before: in an outer function, or earlier in the text. Splits of one place have one frame or run one after
+// another.
 bool BlockRunner::behind(const Split& a, const Split& b) {
   const Frame *fa = a.frame, *fb = b.frame;
   i32 pa = a.pc, pb = b.pc;
@@ -145,11 +182,13 @@ bool BlockRunner::behind(const Split& a, const Split& b) {
   return deeper_a && !deeper_b;
 }
 
-// Lanes that called a function one group after another have a frame each. Where all `lanes` of b are at one place, their
-// registers can move into a, and so up the callers until the frames are one.
+// Lanes that called a function one group after another have a frame each. Where all `lanes` of b are at one
+// place, their registers can move into a, and so up the callers until the frames are one.
 bool BlockRunner::same_call(const Frame* a, const Frame* b, u32 lanes) {
   for (; a != b; a = a->caller, b = b->caller) {
-    if (a == nullptr || b == nullptr || a->function != b->function || a->return_pc != b->return_pc || b->lanes != lanes || a->local_base != b->local_base) return false;
+    if (a == nullptr || b == nullptr || a->function != b->function || a->return_pc != b->return_pc
+        || b->lanes != lanes || a->local_base != b->local_base)
+      return false;
   }
   return true;
 }
@@ -157,11 +196,13 @@ void BlockRunner::merge_frames(Frame* a, Frame* b, u32 lanes) {
   for (; a != b; a = a->caller, b = b->caller) {
     for (const Area& slot : a->function->slots) {
       if (slot.bytes == 0) {
-        u32 &to = *reinterpret_cast<u32*>(a->data + slot.offset), from = *reinterpret_cast<u32*>(b->data + slot.offset);
+        u32 &to = *reinterpret_cast<u32*>(a->data + slot.offset),
+            from = *reinterpret_cast<u32*>(b->data + slot.offset);
         to = (to & ~lanes) | (from & lanes);
       } else {
         for_lanes(lanes, [&](int l) {
-          std::memcpy(a->data + slot.offset + static_cast<u32>(l) * slot.bytes, b->data + slot.offset + static_cast<u32>(l) * slot.bytes, slot.bytes);
+          std::memcpy(a->data + slot.offset + static_cast<u32>(l) * slot.bytes,
+                      b->data + slot.offset + static_cast<u32>(l) * slot.bytes, slot.bytes);
         });
       }
     }
@@ -170,12 +211,14 @@ void BlockRunner::merge_frames(Frame* a, Frame* b, u32 lanes) {
   }
 }
 
-// Joins splits that have met; picks the running one that is furthest behind (after a spin: the one furthest ahead).
+// Joins splits that have met; picks the running one that is furthest behind (after a spin: the one furthest
+// ahead).
 i32 BlockRunner::choose(Warp& w) {
   auto& s = w.splits;
   for (size_t i = 0; i < s.size(); ++i) {
     for (size_t j = i + 1; j < s.size();) {
-      const bool free = s[i].state != Split::State::kBlockBarrier && s[j].state != Split::State::kBlockBarrier;
+      const bool free =
+          s[i].state != Split::State::kBlockBarrier && s[j].state != Split::State::kBlockBarrier;
       if (s[i].pc == s[j].pc && free && same_call(s[i].frame, s[j].frame, s[j].mask)) {
         merge_frames(s[i].frame, s[j].frame, s[j].mask);
         s[i].mask |= s[j].mask;
@@ -217,7 +260,9 @@ bool BlockRunner::run_warp(Warp& w) {
 bool BlockRunner::release_warp_barrier(Warp& w) {
   u32 waiting = 0;
   for (const Split& s : w.splits) {
-    if (s.state == Split::State::kWarpWait && s.frame->function->code[static_cast<size_t>(s.pc)].flow == Flow::kWarpBarrier) waiting |= s.mask;
+    if (s.state == Split::State::kWarpWait
+        && s.frame->function->code[static_cast<size_t>(s.pc)].flow == Flow::kWarpBarrier)
+      waiting |= s.mask;
   }
   bool released = false;
   for (Split& s : w.splits) {
@@ -253,15 +298,17 @@ void fold(const Program& program, const LaunchCounts& from, Counters& to) {
   to += from.counters;
 }
 
-constexpr u64 kMostResident = 108 * 16;        // blocks of a launch that may be alive at once
-constexpr u64 kDeadlockTurns = 4'000;          // spells of spinning with nothing new to start
+constexpr u64 kMostResident = 108 * 16;  // blocks of a launch that may be alive at once
+constexpr u64 kDeadlockTurns = 4'000;    // spells of spinning with nothing new to start
 
 class Crew {
  public:
-  explicit Crew(Launch& launch) : launch_(launch), blocks_(u64{launch.config.grid.x} * launch.config.grid.y * launch.config.grid.z) {}
+  explicit Crew(Launch& launch)
+      : launch_(launch), blocks_(u64{launch.config.grid.x} * launch.config.grid.y * launch.config.grid.z) {}
 
   Counters run() {
-    const int wanted = settings().threads > 0 ? settings().threads : static_cast<int>(std::thread::hardware_concurrency());
+    const int wanted =
+        settings().threads > 0 ? settings().threads : static_cast<int>(std::thread::hardware_concurrency());
     const u64 helpers = std::min<u64>(static_cast<u64>(std::max(wanted, 1)), blocks_) - 1;
     std::vector<std::thread> threads;
     for (u64 t = 0; t < helpers; ++t) threads.emplace_back([this] { work(); });
@@ -286,7 +333,8 @@ class Crew {
       while (!stop_) {
         const bool all_spin = spinning_ >= resident.size();
         u64 linear;
-        if ((resident.empty() || (all_spin && resident.size() < kMostResident)) && (linear = next_.fetch_add(1)) < blocks_) {
+        if ((resident.empty() || (all_spin && resident.size() < kMostResident))
+            && (linear = next_.fetch_add(1)) < blocks_) {
           auto runner = spare != nullptr ? std::move(spare) : std::make_unique<BlockRunner>(launch_);
           runner->start(order(linear));
           resident.push_front(std::move(runner));
@@ -303,7 +351,9 @@ class Crew {
           resident.push_back(std::move(resident.front()));
           resident.pop_front();
           ++spinning_;
-          if (++idle_turns > kDeadlockTurns) throw Fault(FaultKind::kDeadlock, "no block makes progress: all that are alive spin; kernel " + *launch_.name);
+          if (++idle_turns > kDeadlockTurns)
+            throw Fault(FaultKind::kDeadlock,
+                        "no block makes progress: all that are alive spin; kernel " + *launch_.name);
           if (idle_turns % 64 == 0) std::this_thread::yield();
         }
       }

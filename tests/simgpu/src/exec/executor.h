@@ -40,7 +40,7 @@ class BlockRunner {
   u32 threads_ = 0;
   std::vector<Warp> warps_;
   std::vector<std::vector<std::unique_ptr<Frame>>> pools_;  // by warp
-  u32 arrived_[16] = {};  // by bar.arrive
+  u32 arrived_[16] = {};                                    // by bar.arrive
   bool spun_ = false, any_spun_ = false;
   u32 spells_ = 0;
 };

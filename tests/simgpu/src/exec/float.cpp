@@ -1,4 +1,5 @@
-// Single and double precision. Compiled with -frounding-math: the directed roundings run under the processor's.
+// Single and double precision. Compiled with -frounding-math: the directed roundings run under the
+// processor's.
 #include <algorithm>
 #include <cmath>
 
@@ -8,24 +9,46 @@
 namespace simgpu {
 namespace {
 
-struct Add { template <class T> static T apply(T a, T b) { return a + b; } };
-struct Sub { template <class T> static T apply(T a, T b) { return a - b; } };
-struct Mul { template <class T> static T apply(T a, T b) { return a * b; } };
-struct Div { template <class T> static T apply(T a, T b) { return a / b; } };
+struct Add {
+  template <class T>
+  static T apply(T a, T b) {
+    return a + b;
+  }
+};
+struct Sub {
+  template <class T>
+  static T apply(T a, T b) {
+    return a - b;
+  }
+};
+struct Mul {
+  template <class T>
+  static T apply(T a, T b) {
+    return a * b;
+  }
+};
+struct Div {
+  template <class T>
+  static T apply(T a, T b) {
+    return a / b;
+  }
+};
 struct Fma {
   static float apply(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
   static double apply(double a, double b, double c) { return __builtin_fma(a, b, c); }
 };
 // The number where one operand is NaN; -0 is below +0.
 struct Min {
-  template <class T> static T apply(T a, T b) {
+  template <class T>
+  static T apply(T a, T b) {
     if (std::isnan(a)) return std::isnan(b) ? std::numeric_limits<T>::quiet_NaN() : b;
     if (std::isnan(b)) return a;
     return a < b ? a : b < a ? b : std::signbit(a) ? a : b;
   }
 };
 struct Max {
-  template <class T> static T apply(T a, T b) {
+  template <class T>
+  static T apply(T a, T b) {
     if (std::isnan(a)) return std::isnan(b) ? std::numeric_limits<T>::quiet_NaN() : b;
     if (std::isnan(b)) return a;
     return a > b ? a : b > a ? b : std::signbit(a) ? b : a;
@@ -33,27 +56,69 @@ struct Max {
 };
 template <class Op>
 struct PropagateNan {
-  template <class T> static T apply(T a, T b) {
+  template <class T>
+  static T apply(T a, T b) {
     return std::isnan(a) || std::isnan(b) ? std::numeric_limits<T>::quiet_NaN() : Op::apply(a, b);
   }
 };
-struct Abs { template <class T> static T apply(T a) { return std::fabs(a); } };
-struct Neg { template <class T> static T apply(T a) { return -a; } };
-struct Sqrt { template <class T> static T apply(T a) { return std::sqrt(a); } };
-struct Reciprocal { template <class T> static T apply(T a) { return T(1) / a; } };
-struct ReciprocalSqrt { template <class T> static T apply(T a) { return static_cast<T>(1 / std::sqrt(static_cast<double>(a))); } };
+struct Abs {
+  template <class T>
+  static T apply(T a) {
+    return std::fabs(a);
+  }
+};
+struct Neg {
+  template <class T>
+  static T apply(T a) {
+    return -a;
+  }
+};
+struct Sqrt {
+  template <class T>
+  static T apply(T a) {
+    return std::sqrt(a);
+  }
+};
+struct Reciprocal {
+  template <class T>
+  static T apply(T a) {
+    return T(1) / a;
+  }
+};
+struct ReciprocalSqrt {
+  template <class T>
+  static T apply(T a) {
+    return static_cast<T>(1 / std::sqrt(static_cast<double>(a)));
+  }
+};
 // The approximations round the exact result: inside every documented bound.
-struct Exp2 { static float apply(float a) { return static_cast<float>(std::exp2(static_cast<double>(a))); } };
-struct Log2 { static float apply(float a) { return static_cast<float>(std::log2(static_cast<double>(a))); } };
-struct Sin { static float apply(float a) { return static_cast<float>(std::sin(static_cast<double>(a))); } };
-struct Cos { static float apply(float a) { return static_cast<float>(std::cos(static_cast<double>(a))); } };
-struct Tanh { static float apply(float a) { return static_cast<float>(std::tanh(static_cast<double>(a))); } };
-struct CopySign { template <class T> static T apply(T a, T b) { return std::copysign(b, a); } };  // a's sign on b
+struct Exp2 {
+  static float apply(float a) { return static_cast<float>(std::exp2(static_cast<double>(a))); }
+};
+struct Log2 {
+  static float apply(float a) { return static_cast<float>(std::log2(static_cast<double>(a))); }
+};
+struct Sin {
+  static float apply(float a) { return static_cast<float>(std::sin(static_cast<double>(a))); }
+};
+struct Cos {
+  static float apply(float a) { return static_cast<float>(std::cos(static_cast<double>(a))); }
+};
+struct Tanh {
+  static float apply(float a) { return static_cast<float>(std::tanh(static_cast<double>(a))); }
+};
+struct CopySign {
+  template <class T>
+  static T apply(T a, T b) {
+    return std::copysign(b, a);
+  }
+};  // a's sign on b
 
 // Modifiers, by template so that the plain instruction stays a plain loop.
 template <class Op, bool kFlush, bool kSaturate>
 struct Modified {
-  template <class T, class... More> static T apply(T a, More... more) {
+  template <class T, class... More>
+  static T apply(T a, More... more) {
     T r = kFlush ? Op::apply(flush(a), flush(more)...) : Op::apply(a, more...);
     if (kFlush) r = flush(r);
     return kSaturate ? saturate(r) : r;
@@ -118,7 +183,12 @@ void test_property(Warp& w, const Insn& i, u32 mask) {
   u32 r = 0;
   for (int l = 0; l < 32; ++l) {
     const int c = std::fpclassify(a[l]);
-    const bool yes[] = {c != FP_NAN && c != FP_INFINITE, c == FP_INFINITE, c != FP_NAN, c == FP_NAN, c == FP_NORMAL, c == FP_SUBNORMAL};
+    const bool yes[] = {c != FP_NAN && c != FP_INFINITE,
+                        c == FP_INFINITE,
+                        c != FP_NAN,
+                        c == FP_NAN,
+                        c == FP_NORMAL,
+                        c == FP_SUBNORMAL};
     r |= u32{yes[i.mode]} << l;
   }
   u32& d = w.predicate(i.op[0]);
@@ -133,7 +203,8 @@ bool select_float(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Arg
   const u32 width = type == "f64" ? 8 : 4;
   insn.category = width == 8 ? InstructionClass::kDouble : InstructionClass::kFloat;
   if (name == "testp") {
-    constexpr std::string_view kTests[] = {"finite", "infinite", "number", "notanumber", "normal", "subnormal"};
+    constexpr std::string_view kTests[] = {"finite",     "infinite", "number",
+                                           "notanumber", "normal",   "subnormal"};
     const auto found = std::find(std::begin(kTests), std::end(kTests), o.parts.at(1));
     if (found == std::end(kTests)) return false;
     insn.mode = static_cast<u8>(found - std::begin(kTests));
@@ -149,8 +220,12 @@ bool select_float(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Arg
   if (name == "sub") run = choose_modified<Sub, 2, true>(o, insn);
   if (name == "mul") run = choose_modified<Mul, 2, true>(o, insn);
   if (name == "div") run = choose_modified<Div, 2, true>(o, insn);
-  if (name == "min") run = nan ? choose_modified<PropagateNan<Min>, 2, false>(o, insn) : choose_modified<Min, 2, false>(o, insn);
-  if (name == "max") run = nan ? choose_modified<PropagateNan<Max>, 2, false>(o, insn) : choose_modified<Max, 2, false>(o, insn);
+  if (name == "min")
+    run =
+        nan ? choose_modified<PropagateNan<Min>, 2, false>(o, insn) : choose_modified<Min, 2, false>(o, insn);
+  if (name == "max")
+    run =
+        nan ? choose_modified<PropagateNan<Max>, 2, false>(o, insn) : choose_modified<Max, 2, false>(o, insn);
   if (name == "copysign") run = width == 8 ? binary<CopySign, double> : binary<CopySign, float>;
   if (name == "fma" || name == "mad") sources = 3, run = choose_modified<Fma, 3, true>(o, insn);
   if (run == nullptr) {

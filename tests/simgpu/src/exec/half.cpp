@@ -8,12 +8,24 @@
 namespace simgpu {
 namespace {
 
-struct Add { static double apply(double a, double b, double) { return a + b; } };
-struct Sub { static double apply(double a, double b, double) { return a - b; } };
-struct Mul { static double apply(double a, double b, double) { return a * b; } };
-struct Fma { static double apply(double a, double b, double c) { return fma_to_odd(a, b, c); } };
-struct Exp2 { static double apply(double a, double, double) { return std::exp2(a); } };
-struct Tanh { static double apply(double a, double, double) { return std::tanh(a); } };
+struct Add {
+  static double apply(double a, double b, double) { return a + b; }
+};
+struct Sub {
+  static double apply(double a, double b, double) { return a - b; }
+};
+struct Mul {
+  static double apply(double a, double b, double) { return a * b; }
+};
+struct Fma {
+  static double apply(double a, double b, double c) { return fma_to_odd(a, b, c); }
+};
+struct Exp2 {
+  static double apply(double a, double, double) { return std::exp2(a); }
+};
+struct Tanh {
+  static double apply(double a, double, double) { return std::tanh(a); }
+};
 
 enum Modifier : u8 { kFlush = 1, kSaturate = 2, kRelu = 4, kNan = 8 };
 
@@ -98,7 +110,8 @@ bool select_half(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argu
   insn.run = type[0] == 'f' ? handler_of<Half>(o.name(), sources) : handler_of<Bfloat>(o.name(), sources);
   if (insn.run == nullptr) return false;
   insn.category = InstructionClass::kHalf;
-  insn.mode = static_cast<u8>((o.has("ftz") ? kFlush : 0) | (o.has("sat") ? kSaturate : 0) | (o.has("relu") ? kRelu : 0) | (o.has("NaN") ? kNan : 0));
+  insn.mode = static_cast<u8>((o.has("ftz") ? kFlush : 0) | (o.has("sat") ? kSaturate : 0)
+                              | (o.has("relu") ? kRelu : 0) | (o.has("NaN") ? kNan : 0));
   insn.count = static_cast<u8>(sources);
   resolve(d, insn, args, static_cast<u32>(type_bytes(type)), sources);
   return true;

@@ -12,73 +12,186 @@ template <class T>
 using Unsigned = std::make_unsigned_t<T>;
 template <class T>
 struct Twice;
-template <> struct Twice<u16> { using type = u32; };
-template <> struct Twice<i16> { using type = i32; };
-template <> struct Twice<u32> { using type = u64; };
-template <> struct Twice<i32> { using type = i64; };
-template <> struct Twice<u64> { using type = unsigned __int128; };
-template <> struct Twice<i64> { using type = __int128; };
+template <>
+struct Twice<u16> {
+  using type = u32;
+};
+template <>
+struct Twice<i16> {
+  using type = i32;
+};
+template <>
+struct Twice<u32> {
+  using type = u64;
+};
+template <>
+struct Twice<i32> {
+  using type = i64;
+};
+template <>
+struct Twice<u64> {
+  using type = unsigned __int128;
+};
+template <>
+struct Twice<i64> {
+  using type = __int128;
+};
 template <class T>
 constexpr int kBits = 8 * sizeof(T);
 
-struct Add { template <class T> static T apply(T a, T b) { return static_cast<T>(Unsigned<T>(a) + Unsigned<T>(b)); } };
-struct Sub { template <class T> static T apply(T a, T b) { return static_cast<T>(Unsigned<T>(a) - Unsigned<T>(b)); } };
+struct Add {
+  template <class T>
+  static T apply(T a, T b) {
+    return static_cast<T>(Unsigned<T>(a) + Unsigned<T>(b));
+  }
+};
+struct Sub {
+  template <class T>
+  static T apply(T a, T b) {
+    return static_cast<T>(Unsigned<T>(a) - Unsigned<T>(b));
+  }
+};
 struct AddSaturated {
-  static i32 apply(i32 a, i32 b) { return static_cast<i32>(std::clamp<i64>(i64{a} + b, INT32_MIN, INT32_MAX)); }
+  static i32 apply(i32 a, i32 b) {
+    return static_cast<i32>(std::clamp<i64>(i64{a} + b, INT32_MIN, INT32_MAX));
+  }
 };
 struct SubSaturated {
-  static i32 apply(i32 a, i32 b) { return static_cast<i32>(std::clamp<i64>(i64{a} - b, INT32_MIN, INT32_MAX)); }
+  static i32 apply(i32 a, i32 b) {
+    return static_cast<i32>(std::clamp<i64>(i64{a} - b, INT32_MIN, INT32_MAX));
+  }
 };
 struct MulLow {
-  template <class T> static T apply(T a, T b) { return static_cast<T>(u64(Unsigned<T>(a)) * u64(Unsigned<T>(b))); }
+  template <class T>
+  static T apply(T a, T b) {
+    return static_cast<T>(u64(Unsigned<T>(a)) * u64(Unsigned<T>(b)));
+  }
 };
 struct MulHigh {
-  template <class T> static T apply(T a, T b) {
+  template <class T>
+  static T apply(T a, T b) {
     using W = typename Twice<T>::type;
     return static_cast<T>((W(a) * W(b)) >> kBits<T>);
   }
 };
-struct MadLow { template <class T> static T apply(T a, T b, T c) { return Add::apply(MulLow::apply(a, b), c); } };
-struct MadHigh { template <class T> static T apply(T a, T b, T c) { return Add::apply(MulHigh::apply(a, b), c); } };
+struct MadLow {
+  template <class T>
+  static T apply(T a, T b, T c) {
+    return Add::apply(MulLow::apply(a, b), c);
+  }
+};
+struct MadHigh {
+  template <class T>
+  static T apply(T a, T b, T c) {
+    return Add::apply(MulHigh::apply(a, b), c);
+  }
+};
 struct SumAbsoluteDifference {
-  template <class T> static T apply(T a, T b, T c) { return Add::apply(c, a < b ? Sub::apply(b, a) : Sub::apply(a, b)); }
+  template <class T>
+  static T apply(T a, T b, T c) {
+    return Add::apply(c, a < b ? Sub::apply(b, a) : Sub::apply(a, b));
+  }
 };
 // Division by zero is unspecified; the hardware gives all ones.
 struct Div {
-  template <class T> static T apply(T a, T b) {
+  template <class T>
+  static T apply(T a, T b) {
     if (b == 0) return static_cast<T>(-1);
     if (std::is_signed_v<T> && b == static_cast<T>(-1)) return Sub::apply(T(0), a);
     return static_cast<T>(a / b);
   }
 };
 struct Rem {
-  template <class T> static T apply(T a, T b) {
+  template <class T>
+  static T apply(T a, T b) {
     if (b == 0) return a;
     if (std::is_signed_v<T> && b == static_cast<T>(-1)) return T(0);
     return static_cast<T>(a % b);
   }
 };
-struct Min { template <class T> static T apply(T a, T b) { return a < b ? a : b; } };
-struct Max { template <class T> static T apply(T a, T b) { return a > b ? a : b; } };
-struct Abs { template <class T> static T apply(T a) { return a < 0 ? Sub::apply(T(0), a) : a; } };
-struct Neg { template <class T> static T apply(T a) { return Sub::apply(T(0), a); } };
-struct And { template <class T> static T apply(T a, T b) { return a & b; } };
-struct Or { template <class T> static T apply(T a, T b) { return a | b; } };
-struct Xor { template <class T> static T apply(T a, T b) { return a ^ b; } };
-struct Not { template <class T> static T apply(T a) { return static_cast<T>(~a); } };
-struct LogicalNot { template <class T> static T apply(T a) { return a == 0; } };
-struct Popcount { template <class T> static u32 apply(T a) { return static_cast<u32>(std::popcount(a)); } };
-struct LeadingZeros { template <class T> static u32 apply(T a) { return static_cast<u32>(std::countl_zero(a)); } };
+struct Min {
+  template <class T>
+  static T apply(T a, T b) {
+    return a < b ? a : b;
+  }
+};
+struct Max {
+  template <class T>
+  static T apply(T a, T b) {
+    return a > b ? a : b;
+  }
+};
+struct Abs {
+  template <class T>
+  static T apply(T a) {
+    return a < 0 ? Sub::apply(T(0), a) : a;
+  }
+};
+struct Neg {
+  template <class T>
+  static T apply(T a) {
+    return Sub::apply(T(0), a);
+  }
+};
+struct And {
+  template <class T>
+  static T apply(T a, T b) {
+    return a & b;
+  }
+};
+struct Or {
+  template <class T>
+  static T apply(T a, T b) {
+    return a | b;
+  }
+};
+struct Xor {
+  template <class T>
+  static T apply(T a, T b) {
+    return a ^ b;
+  }
+};
+struct Not {
+  template <class T>
+  static T apply(T a) {
+    return static_cast<T>(~a);
+  }
+};
+struct LogicalNot {
+  template <class T>
+  static T apply(T a) {
+    return a == 0;
+  }
+};
+struct Popcount {
+  template <class T>
+  static u32 apply(T a) {
+    return static_cast<u32>(std::popcount(a));
+  }
+};
+struct LeadingZeros {
+  template <class T>
+  static u32 apply(T a) {
+    return static_cast<u32>(std::countl_zero(a));
+  }
+};
 struct Reverse {
-  template <class T> static T apply(T a) {
+  template <class T>
+  static T apply(T a) {
     T r = 0;
     for (int i = 0; i < kBits<T>; ++i) r |= (a >> i & 1) << (kBits<T> - 1 - i);
     return r;
   }
 };
-struct ShiftLeft { template <class T> static T apply(T a, u32 n) { return n >= kBits<T> ? T(0) : static_cast<T>(a << n); } };
+struct ShiftLeft {
+  template <class T>
+  static T apply(T a, u32 n) {
+    return n >= kBits<T> ? T(0) : static_cast<T>(a << n);
+  }
+};
 struct ShiftRight {
-  template <class T> static T apply(T a, u32 n) {
+  template <class T>
+  static T apply(T a, u32 n) {
     if (n >= kBits<T>) return a < 0 ? static_cast<T>(-1) : T(0);
     return static_cast<T>(a >> n);
   }
@@ -119,7 +232,9 @@ void predicates(Warp& w, const Insn& i, u32 mask) {
   u32& d = w.predicate(i.op[0]);
   d = (d & ~mask) | (value & mask);
 }
-struct NotPredicate { static u32 apply(u32 a, u32) { return ~a; } };
+struct NotPredicate {
+  static u32 apply(u32 a, u32) { return ~a; }
+};
 
 void lop3(Warp& w, const Insn& i, u32 mask) {
   const u32 *a = w.lanes<u32>(i.op[1]), *b = w.lanes<u32>(i.op[2]), *c = w.lanes<u32>(i.op[3]);
@@ -175,7 +290,8 @@ void insert_field(Warp& w, const Insn& i, u32 mask) {
     return static_cast<T>((b[l] & ~field) | (a[l] << p & field));
   });
 }
-// Position of the most significant bit that differs from the sign; with shiftamt the shift that brings it to the top.
+// Position of the most significant bit that differs from the sign; with shiftamt the shift that brings it to
+// the top.
 template <class T, bool kShift>
 void find_bit(Warp& w, const Insn& i, u32 mask) {
   const T* a = w.lanes<T>(i.op[1]);
@@ -212,7 +328,8 @@ void with_carry(Warp& w, const Insn& i, u32 mask) {
   u32& carry = w.predicate(i.op[3]);
   for_lanes(mask, [&](int l) {
     const U in = kCarryIn ? carry >> l & 1 : 0;
-    const unsigned __int128 r = kSubtract ? (unsigned __int128)a[l] - b[l] - in : (unsigned __int128)a[l] + b[l] + in;
+    const unsigned __int128 r =
+        kSubtract ? (unsigned __int128)a[l] - b[l] - in : (unsigned __int128)a[l] + b[l] + in;
     d[l] = static_cast<U>(r);
     carry = (carry & ~(1u << l)) | (static_cast<u32>(r >> kBits<U>) & 1) << l;
   });
@@ -263,7 +380,11 @@ bool select_predicate(Decoder& d, Insn& insn, const Opcode& o, const std::vector
   insn.op[0] = d.result(args.at(0), 0);
   insn.op[1] = d.predicate(args.at(1));
   if (args.size() > 2) insn.op[2] = d.predicate(args[2]);
-  insn.run = name == "and" ? predicates<And> : name == "or" ? predicates<Or> : name == "xor" ? predicates<Xor> : name == "not" ? predicates<NotPredicate> : nullptr;
+  insn.run = name == "and"   ? predicates<And>
+             : name == "or"  ? predicates<Or>
+             : name == "xor" ? predicates<Xor>
+             : name == "not" ? predicates<NotPredicate>
+                             : nullptr;
   return insn.run != nullptr;
 }
 
@@ -273,7 +394,9 @@ void negate_predicate(Warp& w, const Insn& i, u32 mask) { predicates<NotPredicat
 
 bool select_integer(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argument>& args) {
   const std::string_view name = o.name(), type = o.type();
-  if (type == "pred") return (name == "and" || name == "or" || name == "xor" || name == "not") && select_predicate(d, insn, o, args);
+  if (type == "pred")
+    return (name == "and" || name == "or" || name == "xor" || name == "not")
+           && select_predicate(d, insn, o, args);
   const u32 width = static_cast<u32>(type_bytes(type));
   if (width == 0 || type[0] == 'f' || type.starts_with("bf")) return false;
   if (o.has("cc") || name == "addc" || name == "subc") return select_carry(d, insn, o, args, width);
@@ -301,23 +424,34 @@ bool select_integer(Decoder& d, Insn& insn, const Opcode& o, const std::vector<A
   }
   if (name == "mul") return choose(o.has("hi") ? binary_of<MulHigh>(type) : binary_of<MulLow>(type), 2);
   if (name == "mad") {
-    return choose(by_integer_type(type, [&](auto t) -> Handler {
-      return o.has("hi") ? ternary<MadHigh, decltype(t)> : ternary<MadLow, decltype(t)>;
-    }), 3);
+    return choose(by_integer_type(type,
+                                  [&](auto t) -> Handler {
+                                    return o.has("hi") ? ternary<MadHigh, decltype(t)>
+                                                       : ternary<MadLow, decltype(t)>;
+                                  }),
+                  3);
   }
-  if (name == "sad") return choose(by_integer_type(type, [](auto t) -> Handler { return ternary<SumAbsoluteDifference, decltype(t)>; }), 3);
+  if (name == "sad")
+    return choose(
+        by_integer_type(type, [](auto t) -> Handler { return ternary<SumAbsoluteDifference, decltype(t)>; }),
+        3);
   if (name == "div") return choose(binary_of<Div>(type), 2);
   if (name == "rem") return choose(binary_of<Rem>(type), 2);
   if (name == "min") return choose(binary_of<Min>(type), 2);
   if (name == "max") return choose(binary_of<Max>(type), 2);
-  if (name == "abs") return choose(by_integer_type(type, [](auto t) -> Handler { return unary<Abs, decltype(t)>; }), 1);
-  if (name == "neg") return choose(by_integer_type(type, [](auto t) -> Handler { return unary<Neg, decltype(t)>; }), 1);
+  if (name == "abs")
+    return choose(by_integer_type(type, [](auto t) -> Handler { return unary<Abs, decltype(t)>; }), 1);
+  if (name == "neg")
+    return choose(by_integer_type(type, [](auto t) -> Handler { return unary<Neg, decltype(t)>; }), 1);
   if (name == "and") return choose(bits_of<And>(width), 2);
   if (name == "or") return choose(bits_of<Or>(width), 2);
   if (name == "xor") return choose(bits_of<Xor>(width), 2);
-  if (name == "not") return choose(by_bits(width, [](auto t) -> Handler { return unary<Not, decltype(t)>; }), 1);
-  if (name == "cnot") return choose(by_bits(width, [](auto t) -> Handler { return unary<LogicalNot, decltype(t)>; }), 1);
-  if (name == "brev") return choose(by_bits(width, [](auto t) -> Handler { return unary<Reverse, decltype(t)>; }), 1);
+  if (name == "not")
+    return choose(by_bits(width, [](auto t) -> Handler { return unary<Not, decltype(t)>; }), 1);
+  if (name == "cnot")
+    return choose(by_bits(width, [](auto t) -> Handler { return unary<LogicalNot, decltype(t)>; }), 1);
+  if (name == "brev")
+    return choose(by_bits(width, [](auto t) -> Handler { return unary<Reverse, decltype(t)>; }), 1);
   if (name == "prmt" && o.parts.size() == 2) return choose(permute, 3);
   if (name == "bmsk") return choose(o.has("clamp") ? bit_mask<true> : bit_mask<false>, 2);
   if (name == "lop3") {
@@ -332,14 +466,16 @@ bool select_integer(Decoder& d, Insn& insn, const Opcode& o, const std::vector<A
     insn.op[1] = d.value(args.at(1), width);
     insn.op[2] = d.value(args.at(2), 4);
     insn.run = name == "shl" ? by_bits(width, [](auto t) -> Handler { return shift<ShiftLeft, decltype(t)>; })
-               : type[0] == 's' ? by_integer_type(type, [](auto t) -> Handler { return shift<ShiftRight, decltype(t)>; })
-                                : by_bits(width, [](auto t) -> Handler { return shift<ShiftRight, decltype(t)>; });
+               : type[0] == 's'
+                   ? by_integer_type(type, [](auto t) -> Handler { return shift<ShiftRight, decltype(t)>; })
+                   : by_bits(width, [](auto t) -> Handler { return shift<ShiftRight, decltype(t)>; });
     return insn.run != nullptr;
   }
   if (name == "shf") {
     const bool left = o.has("l"), clamp = o.has("clamp");
     return choose(left ? (clamp ? ternary<Funnel<true, true>, u32> : ternary<Funnel<true, false>, u32>)
-                       : (clamp ? ternary<Funnel<false, true>, u32> : ternary<Funnel<false, false>, u32>), 3);
+                       : (clamp ? ternary<Funnel<false, true>, u32> : ternary<Funnel<false, false>, u32>),
+                  3);
   }
   if (name == "popc" || name == "clz" || name == "bfind") {
     insn.op[0] = d.result(args.at(0), 4);
@@ -369,7 +505,8 @@ bool select_integer(Decoder& d, Insn& insn, const Opcode& o, const std::vector<A
   }
   if (name == "dp4a") {
     const bool a = o.parts[1] == "s32", b = o.parts[2] == "s32";
-    return choose(a ? (b ? dot4<int8_t, int8_t> : dot4<int8_t, u8>) : (b ? dot4<u8, int8_t> : dot4<u8, u8>), 3);
+    return choose(a ? (b ? dot4<int8_t, int8_t> : dot4<int8_t, u8>) : (b ? dot4<u8, int8_t> : dot4<u8, u8>),
+                  3);
   }
   return false;
 }

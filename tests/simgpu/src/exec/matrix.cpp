@@ -8,8 +8,12 @@
 namespace simgpu {
 namespace {
 
-struct Tf32 { u32 bits; };
-inline float widen(Tf32 x) { return std::bit_cast<float>(x.bits & 0xffffe000u); }  // the rest of the bits is not read
+struct Tf32 {
+  u32 bits;
+};
+inline float widen(Tf32 x) {
+  return std::bit_cast<float>(x.bits & 0xffffe000u);
+}  // the rest of the bits is not read
 inline float value_of(Half x) { return simgpu::widen(x); }
 inline float value_of(Bfloat x) { return simgpu::widen(x); }
 inline float value_of(Tf32 x) { return widen(x); }
@@ -17,7 +21,8 @@ inline double value_of(double x) { return x; }
 inline i32 value_of(int8_t x) { return x; }
 inline i32 value_of(u8 x) { return x; }
 
-// D = A B + C. kPlace: registers and lanes to rows and columns. Registers of A and B are 32 bits wide, of f64 64.
+// D = A B + C. kPlace: registers and lanes to rows and columns. Registers of A and B are 32 bits wide, of
+// f64 64.
 template <int M, int N, int K, class A, class B, class C>
 struct Mma {
   using Value = decltype(value_of(A{}));
@@ -41,15 +46,25 @@ struct Mma {
   }
 
   static void run(Warp& w, const Insn& i, u32 mask) {
-    if (mask != kFullMask) report(w, i, std::countr_zero(mask), FaultKind::kInactiveLane, "mma needs all 32 lanes; active: " + std::to_string(std::popcount(mask)));
+    if (mask != kFullMask)
+      report(w, i, std::countr_zero(mask), FaultKind::kInactiveLane,
+             "mma needs all 32 lanes; active: " + std::to_string(std::popcount(mask)));
     const u32* operands = &w.frame->function->operands[i.extra];
     const u32 *d = operands, *a = d + kC, *b = a + kA, *c = b + kB;
     alignas(64) Value dense_a[M * K], dense_b[K * N], sums[M * N];
-    gather<A, kA>(w, a, [](int l, int r, int e) { return M == 8 ? place_a8(l, r, e, kPerRegister) : place_a(l, r, e, kPerRegister); }, dense_a, K);
-    gather<B, kB>(w, b, [](int l, int r, int e) { return place_b(l, r, e, kPerRegister); }, dense_b, N);
+    gather<A, kA>(
+        w, a,
+        [](int l, int r, int e) {
+          return M == 8 ? place_a8(l, r, e, kPerRegister) : place_a(l, r, e, kPerRegister);
+        },
+        dense_a, K);
+    gather<B, kB>(
+        w, b, [](int l, int r, int e) { return place_b(l, r, e, kPerRegister); }, dense_b, N);
     each_c([&](int l, int r, int e, Place p) {
-      if constexpr (kHalfC) sums[p.row * N + p.col] = simgpu::widen(w.lanes<Half>(c[r])[2 * l + e]);
-      else sums[p.row * N + p.col] = w.lanes<C>(c[r])[l];
+      if constexpr (kHalfC)
+        sums[p.row * N + p.col] = simgpu::widen(w.lanes<Half>(c[r])[2 * l + e]);
+      else
+        sums[p.row * N + p.col] = w.lanes<C>(c[r])[l];
     });
     for (int m = 0; m < M; ++m) {
       for (int k = 0; k < K; ++k) {
@@ -58,8 +73,10 @@ struct Mma {
       }
     }
     each_c([&](int l, int r, int e, Place p) {
-      if constexpr (kHalfC) w.lanes<Half>(d[r])[2 * l + e] = narrow<Half>(sums[p.row * N + p.col]);
-      else w.lanes<C>(d[r])[l] = sums[p.row * N + p.col];
+      if constexpr (kHalfC)
+        w.lanes<Half>(d[r])[2 * l + e] = narrow<Half>(sums[p.row * N + p.col]);
+      else
+        w.lanes<C>(d[r])[l] = sums[p.row * N + p.col];
     });
     ++counts->counters.mma_count;
     counts->counters.mma_flops += 2 * M * N * K;
@@ -68,7 +85,9 @@ struct Mma {
  private:
   static float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
   static double multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
-  static i32 multiply_add(i32 a, i32 b, i32 c) { return static_cast<i32>(static_cast<u32>(a * b) + static_cast<u32>(c)); }
+  static i32 multiply_add(i32 a, i32 b, i32 c) {
+    return static_cast<i32>(static_cast<u32>(a * b) + static_cast<u32>(c));
+  }
   template <class F>
   static void each_c(F&& f) {
     for (int r = 0; r < kC; ++r) {
@@ -115,18 +134,24 @@ constexpr MmaForm kForms[] = {
 
 bool select_mma(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argument>& args) {
   insn.category = InstructionClass::kMatrixMultiply;
-  if (!o.has("row") || !o.has("col") || o.parts.size() < 7 || o.has("satfinite") || args.size() != 4) return false;
+  if (!o.has("row") || !o.has("col") || o.parts.size() < 7 || o.has("satfinite") || args.size() != 4)
+    return false;
   const size_t n = o.parts.size();
   for (const MmaForm& f : kForms) {
-    if (!o.has(f.shape) || o.parts[n - 4] != f.d || o.parts[n - 3] != f.a || o.parts[n - 2] != f.b || o.parts[n - 1] != f.c) continue;
+    if (!o.has(f.shape) || o.parts[n - 4] != f.d || o.parts[n - 3] != f.a || o.parts[n - 2] != f.b
+        || o.parts[n - 1] != f.c)
+      continue;
     const int wanted[] = {f.registers_d, f.registers_a, f.registers_b, f.registers_d};
     const int bytes[] = {f.bytes_d, f.bytes_a, f.bytes_a, f.bytes_d};
     std::vector<u32> slots;
     for (int k = 0; k < 4; ++k) {
-      const std::vector<std::string_view> names = args[k].kind == Argument::Kind::kList ? args[k].elements : std::vector<std::string_view>{args[k].word};
+      const std::vector<std::string_view> names = args[k].kind == Argument::Kind::kList
+                                                      ? args[k].elements
+                                                      : std::vector<std::string_view>{args[k].word};
       if (static_cast<int>(names.size()) != wanted[k]) return false;
       for (const std::string_view name : names) {
-        slots.push_back(k == 0 ? d.result(name, static_cast<u32>(bytes[k])) : d.value(name, static_cast<u32>(bytes[k])));
+        slots.push_back(k == 0 ? d.result(name, static_cast<u32>(bytes[k]))
+                               : d.value(name, static_cast<u32>(bytes[k])));
       }
     }
     d.add_operands(insn, slots);
@@ -138,7 +163,9 @@ bool select_mma(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argum
 
 template <bool kTransposed>
 void load_matrix(Warp& w, const Insn& i, u32 mask) {
-  if (mask != kFullMask) report(w, i, std::countr_zero(mask), FaultKind::kInactiveLane, "ldmatrix needs all 32 lanes; active: " + std::to_string(std::popcount(mask)));
+  if (mask != kFullMask)
+    report(w, i, std::countr_zero(mask), FaultKind::kInactiveLane,
+           "ldmatrix needs all 32 lanes; active: " + std::to_string(std::popcount(mask)));
   const u32 lanes = i.count == 4 ? kFullMask : (1u << (8 * i.count)) - 1;
   Access access;
   resolve_access(w, i, lanes, 16, AccessKind::kRead, access);
@@ -165,7 +192,8 @@ bool select_matrix(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Ar
   insn.count = o.has("x4") ? 4 : o.has("x2") ? 2 : 1;
   insn.space = o.has("shared") || o.has("shared::cta") ? Space::kShared : Space::kGeneric;
   const Argument& to = args.at(0);
-  const std::vector<std::string_view> names = to.kind == Argument::Kind::kList ? to.elements : std::vector<std::string_view>{to.word};
+  const std::vector<std::string_view> names =
+      to.kind == Argument::Kind::kList ? to.elements : std::vector<std::string_view>{to.word};
   if (names.size() != insn.count) return false;
   std::vector<u32> slots;
   for (const std::string_view name : names) slots.push_back(d.result(name, 4));

@@ -21,7 +21,8 @@ void load(Warp& w, const Insn& i, u32 mask) {
       for_lanes(mask, [&](int l) {
         u64 value = 0;
         std::memcpy(&value, access.at[l] + k * i.bytes, i.bytes);
-        if (kSignExtend && i.bytes < 8 && (value >> (8 * i.bytes - 1) & 1) != 0) value |= ~u64{0} << (8 * i.bytes);
+        if (kSignExtend && i.bytes < 8 && (value >> (8 * i.bytes - 1) & 1) != 0)
+          value |= ~u64{0} << (8 * i.bytes);
         std::memcpy(target + l * i.mode, &value, i.mode);
       });
     }
@@ -53,7 +54,8 @@ void async_copy(Warp& w, const Insn& i, u32 mask) {
   const u32* sizes = i.op[3] == kNone ? nullptr : w.lanes<u32>(i.op[3]);
   u32 reading = mask;
   for_lanes(mask, [&](int l) {
-    if (sizes != nullptr && sizes[l] == 0) reading &= ~(1u << l);  // nothing is read: the address may be anything
+    if (sizes != nullptr && sizes[l] == 0)
+      reading &= ~(1u << l);  // nothing is read: the address may be anything
   });
   Access access;
   u32 same = sizes == nullptr ? reading : 0;
@@ -65,8 +67,14 @@ void async_copy(Warp& w, const Insn& i, u32 mask) {
   });
   for_lanes(mask, [&](int l) {
     const u32 shared = static_cast<u32>(to[l]);
-    if (shared % i.bytes != 0) report(w, i, l, FaultKind::kMisaligned, "cp.async to shared offset " + std::to_string(shared) + ", which is not a multiple of " + std::to_string(i.bytes));
-    if (shared + u64{i.bytes} > w.block->shared.size()) report(w, i, l, FaultKind::kOutOfBounds, "cp.async to shared offset " + std::to_string(shared) + " of " + std::to_string(w.block->shared.size()) + " bytes");
+    if (shared % i.bytes != 0)
+      report(w, i, l, FaultKind::kMisaligned,
+             "cp.async to shared offset " + std::to_string(shared) + ", which is not a multiple of "
+                 + std::to_string(i.bytes));
+    if (shared + u64{i.bytes} > w.block->shared.size())
+      report(w, i, l, FaultKind::kOutOfBounds,
+             "cp.async to shared offset " + std::to_string(shared) + " of "
+                 + std::to_string(w.block->shared.size()) + " bytes");
     AsyncCopy copy;
     copy.shared = shared;
     copy.bytes = i.bytes;
@@ -92,11 +100,15 @@ void nothing(Warp&, const Insn&, u32) {}
 
 InstructionClass category(const Insn& insn, bool store) {
   switch (insn.space) {
-    case Space::kShared: return store ? InstructionClass::kSharedStore : InstructionClass::kSharedLoad;
-    case Space::kLocal: return InstructionClass::kLocal;
+    case Space::kShared:
+      return store ? InstructionClass::kSharedStore : InstructionClass::kSharedLoad;
+    case Space::kLocal:
+      return InstructionClass::kLocal;
     case Space::kParam:
-    case Space::kFrame: return InstructionClass::kParameter;
-    default: return store ? InstructionClass::kGlobalStore : InstructionClass::kGlobalLoad;
+    case Space::kFrame:
+      return InstructionClass::kParameter;
+    default:
+      return store ? InstructionClass::kGlobalStore : InstructionClass::kGlobalLoad;
   }
 }
 
@@ -136,26 +148,36 @@ bool select_memory(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Ar
     const bool block_only = o.has("cta");
     return insn.run = block_only ? nothing : device_fence, true;
   }
-  if (name == "prefetch" || name == "prefetchu" || name == "discard" || name == "applypriority") return insn.run = nothing, true;
+  if (name == "prefetch" || name == "prefetchu" || name == "discard" || name == "applypriority")
+    return insn.run = nothing, true;
   const bool is_store = name == "st";
   if (!is_store && name != "ld" && name != "ldu") return false;
   const auto has = [&](std::string_view space) {
-    return std::any_of(o.parts.begin() + 1, o.parts.end(), [&](std::string_view p) { return p == space || p.starts_with(std::string(space) + "::"); });
+    return std::any_of(o.parts.begin() + 1, o.parts.end(), [&](std::string_view p) {
+      return p == space || p.starts_with(std::string(space) + "::");
+    });
   };
-  insn.space = has("global") ? Space::kGlobal : has("shared") ? Space::kShared : has("local") ? Space::kLocal : has("param") ? Space::kParam : has("const") ? Space::kConst : Space::kGeneric;
+  insn.space = has("global")   ? Space::kGlobal
+               : has("shared") ? Space::kShared
+               : has("local")  ? Space::kLocal
+               : has("param")  ? Space::kParam
+               : has("const")  ? Space::kConst
+                               : Space::kGeneric;
   insn.relaxed = o.has("volatile") || o.has("relaxed") || o.has("acquire") || o.has("release");
   insn.bytes = static_cast<u8>(type_bytes(o.type()));
   if (insn.bytes == 0) return false;
   const Argument& place = args.at(is_store ? 0 : 1);
   const Argument& data = args.at(is_store ? 1 : 0);
-  std::vector<std::string_view> names = data.kind == Argument::Kind::kList ? data.elements : std::vector<std::string_view>{data.word};
+  std::vector<std::string_view> names =
+      data.kind == Argument::Kind::kList ? data.elements : std::vector<std::string_view>{data.word};
   insn.count = static_cast<u8>(names.size());
   std::vector<u32> slots;
   insn.mode = insn.bytes;
   for (const std::string_view r : names) {
     if (const u32 width = d.width_of(r); width != kNone && width != 0) insn.mode = static_cast<u8>(width);
   }
-  for (const std::string_view r : names) slots.push_back(is_store ? d.value(r, insn.mode) : d.result(r, insn.mode));
+  for (const std::string_view r : names)
+    slots.push_back(is_store ? d.value(r, insn.mode) : d.result(r, insn.mode));
   d.address(insn, place);
   d.add_operands(insn, slots);
   insn.category = category(insn, is_store);

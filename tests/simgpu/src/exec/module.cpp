@@ -63,7 +63,9 @@ class LoadedModule final : public Module {
 
 }  // namespace
 
-std::unique_ptr<Module> parse_module(std::string ptx, int device) { return std::make_unique<LoadedModule>(std::move(ptx), device); }
+std::unique_ptr<Module> parse_module(std::string ptx, int device) {
+  return std::make_unique<LoadedModule>(std::move(ptx), device);
+}
 
 Counters run_kernel(Kernel& kernel, const LaunchConfig& config, std::span<const u8> params) {
   static std::atomic<u32> launches{0};

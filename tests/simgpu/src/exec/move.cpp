@@ -27,7 +27,8 @@ void unpack(Warp& w, const Insn& i, u32 mask) {
   const u32* parts = &w.frame->function->operands[i.extra];
   const u32 part = i.bytes / i.count;
   for_lanes(mask, [&](int l) {
-    for (u32 k = 0; k < i.count; ++k) std::memcpy(w.file + parts[k] + l * part, w.file + i.op[1] + l * i.bytes + k * part, part);
+    for (u32 k = 0; k < i.count; ++k)
+      std::memcpy(w.file + parts[k] + l * part, w.file + i.op[1] + l * i.bytes + k * part, part);
   });
 }
 void pack(Warp& w, const Insn& i, u32 mask) {
@@ -42,8 +43,10 @@ void pack(Warp& w, const Insn& i, u32 mask) {
 void read_clock(Warp& w, const Insn& i, u32 mask) {
   const u64 now = static_cast<u64>(std::chrono::steady_clock::now().time_since_epoch().count());
   for_lanes(mask, [&](int l) {
-    if (i.bytes == 8) w.lanes<u64>(i.op[0])[l] = now;
-    else w.lanes<u32>(i.op[0])[l] = static_cast<u32>(now);
+    if (i.bytes == 8)
+      w.lanes<u64>(i.op[0])[l] = now;
+    else
+      w.lanes<u32>(i.op[0])[l] = static_cast<u32>(now);
   });
 }
 template <class T>
@@ -57,9 +60,8 @@ void select_by_sign(Warp& w, const Insn& i, u32 mask) {  // slct: c >= 0 ? a : b
   const T *a = w.lanes<T>(i.op[1]), *b = w.lanes<T>(i.op[2]);
   const i32* c = w.lanes<i32>(i.op[3]);
   const bool real = i.mode != 0;
-  map(w.lanes<T>(i.op[0]), mask, [=](int l) {
-    return (real ? std::bit_cast<float>(c[l]) >= 0 : c[l] >= 0) ? a[l] : b[l];
-  });
+  map(w.lanes<T>(i.op[0]), mask,
+      [=](int l) { return (real ? std::bit_cast<float>(c[l]) >= 0 : c[l] >= 0) ? a[l] : b[l]; });
 }
 template <u64 kWindow, bool kTo>
 void convert_address(Warp& w, const Insn& i, u32 mask) {
@@ -79,21 +81,37 @@ enum Comparison : u8 { kEq, kNe, kLt, kLe, kGt, kGe, kNum, kNan };
 template <u8 kComparison, class T>
 bool compare(T a, T b) {
   switch (kComparison & 7) {
-    case kEq: return a == b;
-    case kNe: return a != b;
-    case kLt: return a < b;
-    case kLe: return a <= b;
-    case kGt: return a > b;
-    case kGe: return a >= b;
-    case kNum: return a == a && b == b;
-    default: return a != a || b != b;
+    case kEq:
+      return a == b;
+    case kNe:
+      return a != b;
+    case kLt:
+      return a < b;
+    case kLe:
+      return a <= b;
+    case kGt:
+      return a > b;
+    case kGe:
+      return a >= b;
+    case kNum:
+      return a == a && b == b;
+    default:
+      return a != a || b != b;
   }
 }
 template <class T>
-struct Identity { static T get(T x) { return x; } };
-struct FlushFloat { static float get(float x) { return flush(x); } };
-struct OfHalf { static float get(u16 x) { return widen(Half{x}); } };
-struct OfBfloat { static float get(u16 x) { return widen(Bfloat{x}); } };
+struct Identity {
+  static T get(T x) { return x; }
+};
+struct FlushFloat {
+  static float get(float x) { return flush(x); }
+};
+struct OfHalf {
+  static float get(u16 x) { return widen(Half{x}); }
+};
+struct OfBfloat {
+  static float get(u16 x) { return widen(Bfloat{x}); }
+};
 
 // The lanes for which the comparison holds; unordered forms (8) hold for NaN as well, ordered kNe does not.
 template <u8 kComparison, bool kUnordered, class Get, class T>
@@ -106,15 +124,19 @@ u32 compare_lanes(const Warp& w, const Insn& i) {
     bool yes = compare<kComparison>(x, y);
     if constexpr (!std::is_integral_v<decltype(Get::get(a[l]))>) {
       const bool nan = x != x || y != y;
-      if (kUnordered) yes = yes || nan;
-      else if (kComparison == kNe) yes = yes && !nan;
+      if (kUnordered)
+        yes = yes || nan;
+      else if (kComparison == kNe)
+        yes = yes && !nan;
     }
     r |= u32{yes} << l;
   }
   return r;
 }
 enum Combine : u8 { kAlone, kAnd, kOr, kXor };
-u32 combine(const Insn& i, u32 r, u32 c) { return i.mode == kAnd ? r & c : i.mode == kOr ? r | c : i.mode == kXor ? r ^ c : r; }
+u32 combine(const Insn& i, u32 r, u32 c) {
+  return i.mode == kAnd ? r & c : i.mode == kOr ? r | c : i.mode == kXor ? r ^ c : r;
+}
 
 // op: p, q (or none), a, b, c
 template <u8 kComparison, bool kUnordered, class Get, class T>
@@ -131,7 +153,8 @@ void set_predicate(Warp& w, const Insn& i, u32 mask) {
 // set.CmpOp.dtype: all ones (integers), 1.0 (f32) or 0
 template <u8 kComparison, bool kUnordered, class Get, class T>
 void set_value(Warp& w, const Insn& i, u32 mask) {
-  const u32 r = combine(i, compare_lanes<kComparison, kUnordered, Get, T>(w, i), i.op[4] == kNone ? 0 : w.predicate(i.op[4]));
+  const u32 r = combine(i, compare_lanes<kComparison, kUnordered, Get, T>(w, i),
+                        i.op[4] == kNone ? 0 : w.predicate(i.op[4]));
   const u32 one = static_cast<u32>(i.imm);
   if (i.bytes == 2) {
     map(w.lanes<u16>(i.op[0]), mask, [=](int l) { return static_cast<u16>((r >> l & 1) != 0 ? one : 0); });
@@ -143,9 +166,12 @@ void set_value(Warp& w, const Insn& i, u32 mask) {
 template <u8 kComparison, bool kUnordered>
 Handler comparison_of(std::string_view type, bool ftz, bool value) {
   const auto pick = [&]<class Get, class T>() -> Handler {
-    return value ? set_value<kComparison, kUnordered, Get, T> : set_predicate<kComparison, kUnordered, Get, T>;
+    return value ? set_value<kComparison, kUnordered, Get, T>
+                 : set_predicate<kComparison, kUnordered, Get, T>;
   };
-  if (type == "f32") return ftz ? pick.template operator()<FlushFloat, float>() : pick.template operator()<Identity<float>, float>();
+  if (type == "f32")
+    return ftz ? pick.template operator()<FlushFloat, float>()
+               : pick.template operator()<Identity<float>, float>();
   if (type == "f64") return pick.template operator()<Identity<double>, double>();
   if (type == "f16") return pick.template operator()<OfHalf, u16>();
   if (type == "bf16") return pick.template operator()<OfBfloat, u16>();
@@ -177,7 +203,13 @@ Handler comparison(std::string_view op, std::string_view type, bool ftz, bool va
   return nullptr;
 }
 
-Handler move_of(u32 width) { return width == 1 ? move<u8> : width == 2 ? move<u16> : width == 4 ? move<u32> : width == 8 ? move<u64> : nullptr; }
+Handler move_of(u32 width) {
+  return width == 1   ? move<u8>
+         : width == 2 ? move<u16>
+         : width == 4 ? move<u32>
+         : width == 8 ? move<u64>
+                      : nullptr;
+}
 
 bool select_mov(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argument>& args) {
   const Argument &to = args.at(0), &from = args.at(1);
@@ -229,20 +261,25 @@ bool select_move(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argu
     insn.op[0] = d.result(args.at(0), 8);
     insn.op[1] = d.value(args.at(1), 8);
     const bool to = o.has("to");
-    insn.run = o.has("shared") ? (to ? convert_address<kSharedWindow, true> : convert_address<kSharedWindow, false>)
-               : o.has("local") ? (to ? convert_address<kLocalWindow, true> : convert_address<kLocalWindow, false>)
-               : o.has("param") ? (to ? convert_address<kParamWindow, true> : convert_address<kParamWindow, false>)
-                                : move<u64>;
+    insn.run =
+        o.has("shared")  ? (to ? convert_address<kSharedWindow, true> : convert_address<kSharedWindow, false>)
+        : o.has("local") ? (to ? convert_address<kLocalWindow, true> : convert_address<kLocalWindow, false>)
+        : o.has("param") ? (to ? convert_address<kParamWindow, true> : convert_address<kParamWindow, false>)
+                         : move<u64>;
     return o.type() == "u64";
   }
   if (name == "isspacep") {
     insn.op[0] = d.result(args.at(0), 0);
     insn.op[1] = d.value(args.at(1), 8);
-    insn.run = o.type() == "shared" ? is_space<kSharedWindow> : o.type() == "local" ? is_space<kLocalWindow> : o.type() == "global" ? is_space<0> : nullptr;
+    insn.run = o.type() == "shared"   ? is_space<kSharedWindow>
+               : o.type() == "local"  ? is_space<kLocalWindow>
+               : o.type() == "global" ? is_space<0>
+                                      : nullptr;
     return insn.run != nullptr;
   }
   if (name == "selp" || name == "slct") {
-    const u32 width = static_cast<u32>(type_bytes(name == "selp" ? o.type() : o.parts.at(o.parts.size() - 2)));
+    const u32 width =
+        static_cast<u32>(type_bytes(name == "selp" ? o.type() : o.parts.at(o.parts.size() - 2)));
     insn.op[0] = d.result(args.at(0), width);
     insn.op[1] = d.value(args.at(1), width);
     insn.op[2] = d.value(args.at(2), width);
@@ -250,7 +287,10 @@ bool select_move(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argu
     insn.op[3] = by_predicate ? d.predicate(args.at(3)) : d.value(args.at(3), 4);
     insn.mode = o.type() == "f32";
     const auto pick = [&]<class T>() -> Handler { return by_predicate ? select<T> : select_by_sign<T>; };
-    insn.run = width == 2 ? pick.template operator()<u16>() : width == 4 ? pick.template operator()<u32>() : width == 8 ? pick.template operator()<u64>() : nullptr;
+    insn.run = width == 2   ? pick.template operator()<u16>()
+               : width == 4 ? pick.template operator()<u32>()
+               : width == 8 ? pick.template operator()<u64>()
+                            : nullptr;
     return insn.run != nullptr;
   }
   return false;

@@ -1,6 +1,7 @@
 #include "exec/races.h"
 
 #include <atomic>
+
 #include <sys/mman.h>
 
 #include "memory.h"
@@ -19,9 +20,13 @@ bool unordered(const Warp& w, u16 other, u32 thread, u32 epoch, u32 sync) {
   return true;
 }
 
-[[noreturn]] void report_shared(Warp& w, const Insn& i, int lane, u32 offset, const char* now, const char* before, u16 other) {
+[[noreturn]] void report_shared(Warp& w, const Insn& i, int lane, u32 offset, const char* now,
+                                const char* before, u16 other) {
   const std::string who = other == kSeveral ? "several threads" : "thread " + std::to_string(other);
-  report(w, i, lane, FaultKind::kSharedRace, std::string("race on shared memory at offset ") + std::to_string(offset) + ": " + now + " by thread " + std::to_string(thread_of(w, lane)) + " of the block, and " + before + " by " + who + ", with no barrier between them");
+  report(w, i, lane, FaultKind::kSharedRace,
+         std::string("race on shared memory at offset ") + std::to_string(offset) + ": " + now + " by thread "
+             + std::to_string(thread_of(w, lane)) + " of the block, and " + before + " by " + who
+             + ", with no barrier between them");
 }
 
 // What the detector knows of four bytes of global memory; valid for the launch that it names.
@@ -31,8 +36,12 @@ struct GlobalCell {
   u32 reader;  // the last one
 };
 GlobalCell* cells() {
-  static auto* const range = static_cast<GlobalCell*>(mmap(nullptr, memory::kReservedBytes / 4 * sizeof(GlobalCell), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  if (range == MAP_FAILED) throw PtxError("simulated GPU: no address space for the race detector; ERGON_SIMGPU_CHECK can leave it out");
+  static auto* const range = static_cast<GlobalCell*>(
+      mmap(nullptr, memory::kReservedBytes / 4 * sizeof(GlobalCell), PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (range == MAP_FAILED)
+    throw PtxError(
+        "simulated GPU: no address space for the race detector; ERGON_SIMGPU_CHECK can leave it out");
   return range;
 }
 
@@ -48,7 +57,9 @@ void check_shared_race(Warp& w, const Insn& i, int lane, u32 offset, u32 bytes, 
       report_shared(w, i, lane, byte, kind == AccessKind::kRead ? "a read" : "a write", "a write", c.writer);
     }
     if (kind != AccessKind::kAtomic && c.atomic_epoch == block.epoch && c.atomic != thread && bytes >= 4) {
-      if (c.atomic == kSeveral || c.atomic / 32u != w.index) report_shared(w, i, lane, byte, kind == AccessKind::kRead ? "a read" : "a write", "an atomic update", c.atomic);
+      if (c.atomic == kSeveral || c.atomic / 32u != w.index)
+        report_shared(w, i, lane, byte, kind == AccessKind::kRead ? "a read" : "a write", "an atomic update",
+                      c.atomic);
     }
     if (kind == AccessKind::kRead) {
       const bool again = c.read_epoch == block.epoch && c.read_sync == w.sync && c.reader != thread;
@@ -95,13 +106,19 @@ void check_global_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind 
       }
       const u32 writer = c.writer;
       if (writer != 0 && writer != me && !block.launch->synchronised.load(std::memory_order_relaxed)) {
-        report(w, i, l, FaultKind::kGlobalRace, std::string("race on global memory: ") + (kind == AccessKind::kRead ? "a read" : "a write") + " by block " + std::to_string(me - 1) + " and a write by block " + std::to_string(writer - 1) + " of the same launch; " + memory::describe(addresses[l]));
+        report(w, i, l, FaultKind::kGlobalRace,
+               std::string("race on global memory: ") + (kind == AccessKind::kRead ? "a read" : "a write")
+                   + " by block " + std::to_string(me - 1) + " and a write by block "
+                   + std::to_string(writer - 1) + " of the same launch; " + memory::describe(addresses[l]));
       }
       if (kind == AccessKind::kRead) {
         c.reader = me;
       } else {
         if (c.reader != 0 && c.reader != me && !block.launch->synchronised.load(std::memory_order_relaxed)) {
-          report(w, i, l, FaultKind::kGlobalRace, "race on global memory: a write by block " + std::to_string(me - 1) + " and a read by block " + std::to_string(c.reader - 1) + " of the same launch; " + memory::describe(addresses[l]));
+          report(w, i, l, FaultKind::kGlobalRace,
+                 "race on global memory: a write by block " + std::to_string(me - 1) + " and a read by block "
+                     + std::to_string(c.reader - 1) + " of the same launch; "
+                     + memory::describe(addresses[l]));
         }
         c.writer = me;
       }

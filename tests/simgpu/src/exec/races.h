@@ -1,6 +1,6 @@
 #pragma once
-// Data races: two accesses to the same bytes by different threads, one of them a plain write, and nothing between them
-// that orders the two.
+// Data races: two accesses to the same bytes by different threads, one of them a plain write, and nothing
+// between them that orders the two.
 #include "exec/access.h"
 
 namespace simgpu {
@@ -10,8 +10,10 @@ namespace simgpu {
 void check_shared_race(Warp& warp, const Insn& insn, int lane, u32 offset, u32 bytes, AccessKind kind);
 void mark_written(Warp& warp, int lane, u32 offset, u32 bytes);
 
-// Global memory, between blocks of one launch. From the first device-wide fence, release or acquire of the launch on,
-// blocks may order themselves and nothing is reported: this may hide a race, and never reports a false one.
-void check_global_races(Warp& warp, const Insn& insn, u32 mask, u32 bytes, AccessKind kind, const u64* addresses);
+// Global memory, between blocks of one launch. From the first device-wide fence, release or acquire of the
+// launch on, blocks may order themselves and nothing is reported: this may hide a race, and never reports a
+// false one.
+void check_global_races(Warp& warp, const Insn& insn, u32 mask, u32 bytes, AccessKind kind,
+                        const u64* addresses);
 
 }  // namespace simgpu

@@ -9,8 +9,12 @@
 
 namespace simgpu {
 
-struct Half { u16 bits; };
-struct Bfloat { u16 bits; };
+struct Half {
+  u16 bits;
+};
+struct Bfloat {
+  u16 bits;
+};
 
 inline float widen(Half h) {
   const u32 sign = u32{h.bits & 0x8000u} << 16, magnitude = h.bits & 0x7fffu;
@@ -25,8 +29,8 @@ inline double widen(double d) { return d; }
 
 enum class Rounding : u8 { kNearest, kZero, kDown, kUp, kAway };  // rn, rz, rm, rp, rna
 
-// |x| as a multiple of the last place of a format with `precision` bits and smallest normal exponent `min_exponent`,
-// rounded; exact in double for halves.
+// |x| as a multiple of the last place of a format with `precision` bits and smallest normal exponent
+// `min_exponent`, rounded; exact in double for halves.
 inline double round_to(double x, int precision, int min_exponent, Rounding rounding) {
   if (x == 0 || !std::isfinite(x)) return x;
   const int exponent = std::max(std::ilogb(x), min_exponent) - (precision - 1);
@@ -35,11 +39,20 @@ inline double round_to(double x, int precision, int min_exponent, Rounding round
   const double rest = std::fabs(scaled - whole), sign = std::signbit(x) ? -1.0 : 1.0;
   bool up = false;
   switch (rounding) {
-    case Rounding::kNearest: up = rest > 0.5 || (rest == 0.5 && std::fmod(whole, 2.0) != 0); break;
-    case Rounding::kAway: up = rest >= 0.5; break;
-    case Rounding::kZero: break;
-    case Rounding::kDown: up = rest > 0 && sign < 0; break;
-    case Rounding::kUp: up = rest > 0 && sign > 0; break;
+    case Rounding::kNearest:
+      up = rest > 0.5 || (rest == 0.5 && std::fmod(whole, 2.0) != 0);
+      break;
+    case Rounding::kAway:
+      up = rest >= 0.5;
+      break;
+    case Rounding::kZero:
+      break;
+    case Rounding::kDown:
+      up = rest > 0 && sign < 0;
+      break;
+    case Rounding::kUp:
+      up = rest > 0 && sign > 0;
+      break;
   }
   if (up) whole += sign;
   return std::copysign(std::scalbn(whole, exponent), x);
@@ -55,8 +68,9 @@ inline Half narrow<Half>(double x, Rounding rounding) {
   const double r = std::isinf(x) ? x : round_to(x, 11, -14, rounding);
   const u16 sign = sign_of(x);
   if (std::fabs(r) > 65504.0) {
-    const bool finite = std::isfinite(x) && (rounding == Rounding::kZero || (rounding == Rounding::kDown && !sign) ||
-                                             (rounding == Rounding::kUp && sign));
+    const bool finite = std::isfinite(x)
+                        && (rounding == Rounding::kZero || (rounding == Rounding::kDown && !sign)
+                            || (rounding == Rounding::kUp && sign));
     return {static_cast<u16>(sign | (finite ? 0x7bff : 0x7c00))};
   }
   const double magnitude = std::fabs(r);
@@ -70,8 +84,9 @@ inline Bfloat narrow<Bfloat>(double x, Rounding rounding) {
   const double r = std::isinf(x) ? x : round_to(x, 8, -126, rounding);
   const u16 sign = sign_of(x);
   if (std::fabs(r) > 0x1.fep127) {
-    const bool finite = std::isfinite(x) && (rounding == Rounding::kZero || (rounding == Rounding::kDown && !sign) ||
-                                             (rounding == Rounding::kUp && sign));
+    const bool finite = std::isfinite(x)
+                        && (rounding == Rounding::kZero || (rounding == Rounding::kDown && !sign)
+                            || (rounding == Rounding::kUp && sign));
     return {static_cast<u16>(sign | (finite ? 0x7f7f : 0x7f80))};
   }
   return {static_cast<u16>(std::bit_cast<u32>(static_cast<float>(r)) >> 16)};  // exact: 8 bits of a float
@@ -90,7 +105,9 @@ inline float flush(float x) {
 }
 inline double flush(double x) { return x; }
 template <class T>
-inline T saturate(T x) { return x > T(0) ? (x < T(1) ? x : T(1)) : T(0); }  // NaN becomes 0
+inline T saturate(T x) {
+  return x > T(0) ? (x < T(1) ? x : T(1)) : T(0);
+}  // NaN becomes 0
 
 // a * b + c as double, so that one rounding to a half follows: odd rounding keeps what double cannot.
 inline double fma_to_odd(double a, double b, double c) {

@@ -73,7 +73,9 @@ bool BlockRunner::run_split(Warp& w, Split s) {
         if (s.mask != mask) w.splits.push_back({s.pc + 1, s.mask & ~mask, s.frame});
         for (u32 left = mask; left != 0;) {
           const u32 k = index[std::countr_zero(left)];
-          if (k >= table.size()) report(w, i, std::countr_zero(left), FaultKind::kOutOfBounds, "brx.idx " + std::to_string(k) + " of a table of " + std::to_string(table.size()));
+          if (k >= table.size())
+            report(w, i, std::countr_zero(left), FaultKind::kOutOfBounds,
+                   "brx.idx " + std::to_string(k) + " of a table of " + std::to_string(table.size()));
           u32 same = 0;
           for_lanes(left, [&](int l) { same |= u32{index[l] == k} << l; });
           w.splits.push_back({table[k], same, s.frame});
@@ -104,7 +106,9 @@ bool BlockRunner::run_split(Warp& w, Split s) {
         }
         if (s.mask != mask) w.splits.push_back({s.pc + 1, s.mask & ~mask, s.frame});
         const u32 id = w.lanes<u32>(i.op[0])[std::countr_zero(mask)];
-        if (id >= 16) report(w, i, std::countr_zero(mask), FaultKind::kBarrierDivergence, "barrier " + std::to_string(id) + "; there are 16");
+        if (id >= 16)
+          report(w, i, std::countr_zero(mask), FaultKind::kBarrierDivergence,
+                 "barrier " + std::to_string(id) + "; there are 16");
         const u32 expected = i.op[1] == kNone ? 0 : w.lanes<u32>(i.op[1])[std::countr_zero(mask)];
         Split waiting{s.pc, mask, s.frame, Split::State::kBlockBarrier, id, expected};
         if (i.mode == kBarrierArrive) {
@@ -125,9 +129,14 @@ bool BlockRunner::run_split(Warp& w, Split s) {
           for_lanes(left, [&](int l) { group |= u32{members[l] == members[first]} << l; });
           left &= ~group;
           const u32 wanted = members[first];
-          if ((group & ~wanted) != 0) report(w, i, std::countr_zero(group & ~wanted), FaultKind::kInactiveLane, "the member mask does not name the lane that executes it");
+          if ((group & ~wanted) != 0)
+            report(w, i, std::countr_zero(group & ~wanted), FaultKind::kInactiveLane,
+                   "the member mask does not name the lane that executes it");
           const u32 missing = wanted & ~group & ~(i.flow == Flow::kWarpBarrier ? w.exited : 0u);
-          if ((missing & w.exited) != 0) report(w, i, first, FaultKind::kInactiveLane, "the member mask names lane " + std::to_string(std::countr_zero(missing & w.exited)) + ", which has exited");
+          if ((missing & w.exited) != 0)
+            report(w, i, first, FaultKind::kInactiveLane,
+                   "the member mask names lane " + std::to_string(std::countr_zero(missing & w.exited))
+                       + ", which has exited");
           if (missing != 0) {
             parked |= group;
           } else {
@@ -163,7 +172,9 @@ void BlockRunner::call(Warp& w, const Insn& insn, Split s, u32 mask) {
   for (size_t a = 0; a < c.arguments.size(); ++a) {
     const Area &from = c.arguments[a], &to = c.callee->params.at(a);
     for_lanes(mask, [&](int l) {
-      std::memcpy(frame->data + to.offset + static_cast<u32>(l) * to.bytes, s.frame->data + from.offset + static_cast<u32>(l) * from.bytes, std::min(from.bytes, to.bytes));
+      std::memcpy(frame->data + to.offset + static_cast<u32>(l) * to.bytes,
+                  s.frame->data + from.offset + static_cast<u32>(l) * from.bytes,
+                  std::min(from.bytes, to.bytes));
     });
   }
   w.splits.push_back({0, mask, frame});
@@ -177,14 +188,17 @@ void BlockRunner::give_back(Warp& w, Split s, u32 mask) {
   for (size_t r = 0; r < c.results.size(); ++r) {
     const Area &from = s.frame->function->results.at(r), &to = c.results[r];
     for_lanes(mask, [&](int l) {
-      std::memcpy(caller->data + to.offset + static_cast<u32>(l) * to.bytes, s.frame->data + from.offset + static_cast<u32>(l) * from.bytes, std::min(from.bytes, to.bytes));
+      std::memcpy(caller->data + to.offset + static_cast<u32>(l) * to.bytes,
+                  s.frame->data + from.offset + static_cast<u32>(l) * from.bytes,
+                  std::min(from.bytes, to.bytes));
     });
   }
   s.frame->lanes &= ~mask;
   w.splits.push_back({s.frame->return_pc, mask, caller});
 }
 
-// Lets a barrier's threads go once all have come. `stuck`: nothing else can run, so that whoever is missing never comes.
+// Lets a barrier's threads go once all have come. `stuck`: nothing else can run, so that whoever is missing
+// never comes.
 void BlockRunner::release_barrier(bool stuck) {
   u32 arrived[16], expected[16] = {};
   std::copy(std::begin(arrived_), std::end(arrived_), arrived);
@@ -197,25 +211,31 @@ void BlockRunner::release_barrier(bool stuck) {
     for (const Split& s : w.splits) {
       const Insn& insn = s.frame->function->code[static_cast<size_t>(s.pc)];
       if (s.state == Split::State::kWarpWait && stuck) {
-        report(w, insn, std::countr_zero(s.mask), FaultKind::kBarrierDivergence, "waits for lanes of its member mask that never come");
+        report(w, insn, std::countr_zero(s.mask), FaultKind::kBarrierDivergence,
+               "waits for lanes of its member mask that never come");
       }
       if (s.state != Split::State::kBlockBarrier) continue;
       waiting = &w, waiting_split = &s;
       arrived[s.barrier] += static_cast<u32>(std::popcount(s.mask));
       expected[s.barrier] = s.expected;
       if (at[s.barrier] != nullptr && at[s.barrier] != &insn && s.expected == 0 && stuck) {
-        report(w, insn, std::countr_zero(s.mask), FaultKind::kBarrierDivergence, "threads of the block wait at different barriers: here, and at " + program_.where(*at[s.barrier]));
+        report(w, insn, std::countr_zero(s.mask), FaultKind::kBarrierDivergence,
+               "threads of the block wait at different barriers: here, and at "
+                   + program_.where(*at[s.barrier]));
       }
       at[s.barrier] = &insn;
     }
   }
   for (u32 id = 0; id < 16; ++id) {
-    if (at[id] != nullptr && arrived[id] >= (expected[id] != 0 ? expected[id] : threads_)) return pass_barrier(id);
+    if (at[id] != nullptr && arrived[id] >= (expected[id] != 0 ? expected[id] : threads_))
+      return pass_barrier(id);
   }
   if (!stuck || waiting == nullptr) return;
   const u32 id = waiting_split->barrier, wanted = expected[id] != 0 ? expected[id] : threads_;
   const u32 gone = exited - (static_cast<u32>(warps_.size()) * 32 - threads_);
-  report(*waiting, *at[id], std::countr_zero(waiting_split->mask), FaultKind::kBarrierDivergence, "barrier not reached by all: " + std::to_string(arrived[id]) + " of " + std::to_string(wanted) + " threads wait, " + std::to_string(gone) + " have exited");
+  report(*waiting, *at[id], std::countr_zero(waiting_split->mask), FaultKind::kBarrierDivergence,
+         "barrier not reached by all: " + std::to_string(arrived[id]) + " of " + std::to_string(wanted)
+             + " threads wait, " + std::to_string(gone) + " have exited");
 }
 
 void BlockRunner::pass_barrier(u32 id) {
@@ -226,7 +246,8 @@ void BlockRunner::pass_barrier(u32 id) {
   const auto each = [&](auto&& f) {
     for (Warp& w : warps_) {
       for (Split& s : w.splits) {
-        if (s.state == Split::State::kBlockBarrier && s.barrier == id) f(s, s.frame->function->code[static_cast<size_t>(s.pc)]);
+        if (s.state == Split::State::kBlockBarrier && s.barrier == id)
+          f(s, s.frame->function->code[static_cast<size_t>(s.pc)]);
       }
     }
   };

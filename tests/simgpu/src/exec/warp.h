@@ -17,10 +17,10 @@ struct Frame {
   const Function* function = nullptr;
   Frame* caller = nullptr;
   i32 return_pc = 0;
-  u32 lanes = 0;        // that have not returned
-  u32 call = 0;         // the caller's Call
-  u32 local_base = 0;   // of this frame's .local variables in a thread's stack
-  u64 block_serial = 0; // of the block whose special registers it holds
+  u32 lanes = 0;         // that have not returned
+  u32 call = 0;          // the caller's Call
+  u32 local_base = 0;    // of this frame's .local variables in a thread's stack
+  u64 block_serial = 0;  // of the block whose special registers it holds
   i32 depth = 0;
 };
 
@@ -47,16 +47,18 @@ struct Warp {
   std::byte* file = nullptr;  // the current split's registers
   Frame* frame = nullptr;
   Block* block = nullptr;
-  u32 index = 0;              // in the block
+  u32 index = 0;  // in the block
   u32 exited = 0;
-  u32 sync = 1;               // convergence points so far: orders the lanes among themselves
+  u32 sync = 1;  // convergence points so far: orders the lanes among themselves
   std::vector<Split> splits;
-  u32 committed[32] = {};     // cp.async groups of each lane
+  u32 committed[32] = {};  // cp.async groups of each lane
   std::vector<AsyncCopy> copies;
   std::vector<std::byte> local;  // stacks, one after another
 
   template <class T>
-  T* lanes(u32 offset) { return reinterpret_cast<T*>(file + offset); }
+  T* lanes(u32 offset) {
+    return reinterpret_cast<T*>(file + offset);
+  }
   u32& predicate(u32 offset) { return *reinterpret_cast<u32*>(file + offset); }
 };
 
@@ -64,7 +66,7 @@ struct Warp {
 struct SharedCell {
   u32 write_epoch = 0, read_epoch = 0, atomic_epoch = 0;  // block barriers so far, at that time
   u32 write_sync = 0, read_sync = 0;
-  u16 writer = 0, reader = 0, atomic = 0;                 // threads; reader 0xffff: several
+  u16 writer = 0, reader = 0, atomic = 0;  // threads; reader 0xffff: several
 };
 
 struct Launch;
@@ -76,13 +78,13 @@ struct Block {
   u64 serial = 0;
   u32 epoch = 1;
   std::vector<std::byte> shared;
-  std::vector<u8> shared_state;          // Shadow of each byte, or kPending
+  std::vector<u8> shared_state;  // Shadow of each byte, or kPending
   std::vector<SharedCell> cells;
 };
 // Behind the kernel's own shared memory: the system's, of which cooperative groups use a part.
 constexpr u32 kReservedShared = 1024;
 constexpr u32 kSharedGuard = 4096;  // between the two, for no one
-constexpr u8 kPending = 4;  // a cp.async that has not been waited for writes here
+constexpr u8 kPending = 4;          // a cp.async that has not been waited for writes here
 
 struct LaunchCounts {
   std::vector<u64> executed;  // by instruction of the program
@@ -102,7 +104,8 @@ struct Launch {
 extern thread_local LaunchCounts* counts;  // of the host thread's current launch
 
 // Throws Fault: the message with kernel, .cu line, block and thread.
-[[noreturn]] void report(const Warp& warp, const Insn& insn, int lane, FaultKind kind, const std::string& message);
+[[noreturn]] void report(const Warp& warp, const Insn& insn, int lane, FaultKind kind,
+                         const std::string& message);
 
 template <class F>
 inline void for_lanes(u32 mask, F&& f) {

@@ -63,7 +63,8 @@ void Decoder::statement(std::string_view first) {
     const size_t at = s_.position();
     if (s_.peek() != '.') return;
     const std::string_view directive = s_.word();
-    if (directive == ".callprototype" || directive == ".calltargets") fail("indirect calls are not supported");
+    if (directive == ".callprototype" || directive == ".calltargets")
+      fail("indirect calls are not supported");
     if (directive != ".branchtargets") return s_.seek(at);
     tables_[first] = static_cast<i32>(table_labels_.size());
     auto& list = table_labels_.emplace_back();
@@ -121,7 +122,9 @@ u32 Decoder::allocate_bytes(u32 bytes, u32 align) {
   next_ += bytes;
   return offset;
 }
-u32 Decoder::allocate(u32 width) { return width == 0 ? allocate_bytes(4, 4) : allocate_bytes(32 * width, 64); }
+u32 Decoder::allocate(u32 width) {
+  return width == 0 ? allocate_bytes(4, 4) : allocate_bytes(32 * width, 64);
+}
 
 u32 Decoder::constant(u64 bits, u32 width) {
   if (width < 8) bits &= (u64{1} << (8 * width)) - 1;
@@ -146,7 +149,8 @@ u32 Decoder::width_of(std::string_view word) const {
 }
 
 std::optional<u64> Decoder::variable_address(std::string_view name) {
-  if (const auto found = program_.shared_offsets.find(name); found != program_.shared_offsets.end()) return found->second;
+  if (const auto found = program_.shared_offsets.find(name); found != program_.shared_offsets.end())
+    return found->second;
   if (const auto found = module_.shared.find(name); found != module_.shared.end() && !found->second.dynamic) {
     const SharedVariable& v = found->second;
     program_.shared_bytes = (program_.shared_bytes + v.align - 1) / v.align * v.align;
@@ -155,7 +159,8 @@ std::optional<u64> Decoder::variable_address(std::string_view name) {
     program_.shared_bytes += v.bytes;
     return offset;
   }
-  if (const auto found = module_.variables.find(name); found != module_.variables.end()) return found->second.address;
+  if (const auto found = module_.variables.find(name); found != module_.variables.end())
+    return found->second.address;
   if (text_.entry) {
     u32 offset = 0;
     for (const ParamDeclaration& p : text_.params) {
@@ -244,8 +249,8 @@ void Decoder::add_operands(Insn& insn, std::span<const u32> operands) {
   function_.operands.insert(function_.operands.end(), operands.begin(), operands.end());
 }
 
-// op[1]: the register with the base, or kNone; imm: the rest. Frame areas become Space::kFrame with their place in
-// op[1] and the bytes from lane to lane in op[2].
+// op[1]: the register with the base, or kNone; imm: the rest. Frame areas become Space::kFrame with their
+// place in op[1] and the bytes from lane to lane in op[2].
 void Decoder::address(Insn& insn, const Argument& argument) {
   insn.imm = argument.offset;
   const std::string_view base = argument.word;
@@ -340,9 +345,9 @@ void Decoder::instruction(std::string_view first) {
     return emit(insn);
   }
   const std::vector<Argument> args = arguments();
-  constexpr decltype(&select_integer) kGroups[] = {select_integer, select_float,  select_half,   select_move,
-                                                   select_compare, select_convert, select_memory, select_atomic,
-                                                   select_collective, select_matrix};
+  constexpr decltype(&select_integer) kGroups[] = {
+      select_integer, select_float,  select_half,   select_move,       select_compare,
+      select_convert, select_memory, select_atomic, select_collective, select_matrix};
   for (const auto select : kGroups) {
     Insn chosen = insn;
     if (!select(*this, chosen, opcode, args)) continue;
@@ -402,7 +407,8 @@ void Decoder::call(Insn& insn) {
 void Decoder::resolve_labels() {
   const auto target = [&](std::string_view label) {
     const auto found = labels_.find(label);
-    if (found == labels_.end()) throw PtxError("PTX: label " + std::string(label) + " of " + text_.name + " is not known");
+    if (found == labels_.end())
+      throw PtxError("PTX: label " + std::string(label) + " of " + text_.name + " is not known");
     return found->second;
   };
   for (const auto& [at, label] : branches_) function_.code[at].target = target(label);
@@ -416,14 +422,14 @@ void Decoder::fail(const std::string& problem) const {
   Insn here;
   here.line = line_;
   const std::string where = program_.where(here);
-  throw PtxError("simulated GPU: " + problem + ": \"" + std::string(opcode_) + "\" in " + text_.name +
-                 (where.empty() ? "" : " at " + where));
+  throw PtxError("simulated GPU: " + problem + ": \"" + std::string(opcode_) + "\" in " + text_.name
+                 + (where.empty() ? "" : " at " + where));
 }
 
 bool is_builtin(std::string_view name) { return name == "vprintf" || name == "__assertfail"; }
 
-// The kernel's own copy of a function, decoded when it is first met; known before its body is read, so that it may call
-// itself.
+// The kernel's own copy of a function, decoded when it is first met; known before its body is read, so that
+// it may call itself.
 Function* function_of(const ModuleText& module, Program& program, const FunctionText& text) {
   for (const auto& f : program.functions) {
     if (f->name == text.name) return f.get();

@@ -1,6 +1,6 @@
 #pragma once
-// Turns one function's text into instructions. The select_* functions, one a group of opcodes, choose an instruction's
-// handler and resolve its operands through this class.
+// Turns one function's text into instructions. The select_* functions, one a group of opcodes, choose an
+// instruction's handler and resolve its operands through this class.
 #include <deque>
 #include <span>
 #include <string>
@@ -15,7 +15,8 @@ namespace simgpu {
 
 struct Opcode {
   std::string_view text;
-  std::vector<std::string_view> parts;  // "mma.sp::ordered_metadata" has the parts "mma", "sp::ordered_metadata"
+  std::vector<std::string_view>
+      parts;  // "mma.sp::ordered_metadata" has the parts "mma", "sp::ordered_metadata"
   std::string_view name() const { return parts.front(); }
   std::string_view type() const { return parts.back(); }
   bool has(std::string_view modifier) const;
@@ -23,10 +24,10 @@ struct Opcode {
 
 struct Argument {
   enum class Kind : u8 { kWord, kList, kAddress, kPair, kGroup } kind = Kind::kWord;
-  std::string_view word;                 // register, number or name; an address's base
+  std::string_view word;                   // register, number or name; an address's base
   std::vector<std::string_view> elements;  // {a, b}, p|q and (a, b)
-  i64 offset = 0;                        // of an address
-  bool negated = false;                  // !p
+  i64 offset = 0;                          // of an address
+  bool negated = false;                    // !p
 };
 
 class Decoder {
@@ -78,7 +79,7 @@ class Decoder {
   Function& function_;
   Scanner s_;
   std::vector<std::unordered_map<std::string_view, Register>> scopes_;
-  std::deque<std::string> names_;  // that the views below refer to
+  std::deque<std::string> names_;                     // that the views below refer to
   std::unordered_map<std::string_view, Area> areas_;  // .param areas in the frame
   std::unordered_map<std::string_view, u64> locals_;  // .local variables: offset from the frame's local base
   std::unordered_map<std::string_view, i32> labels_;
@@ -114,11 +115,13 @@ enum BarrierMode : u8 { kBarrierSync, kBarrierArrive, kBarrierPopcount, kBarrier
 
 // Special registers that have one value a lane for a whole block.
 inline constexpr std::string_view kSpecialNames[] = {
-    "%tid.x",    "%tid.y",    "%tid.z",    "%ntid.x",   "%ntid.y",       "%ntid.z",       "%ctaid.x",
-    "%ctaid.y",  "%ctaid.z",  "%nctaid.x", "%nctaid.y", "%nctaid.z",     "%laneid",       "%warpid",
-    "%nwarpid",  "%smid",     "%nsmid",    "%gridid",   "%lanemask_eq",  "%lanemask_le",  "%lanemask_lt",
-    "%lanemask_ge", "%lanemask_gt", "%dynamic_smem_size", "%total_smem_size", "%envreg1", "%envreg2",
-    "%reserved_smem_offset_1"};
+    "%tid.x",           "%tid.y",       "%tid.z",       "%ntid.x",
+    "%ntid.y",          "%ntid.z",      "%ctaid.x",     "%ctaid.y",
+    "%ctaid.z",         "%nctaid.x",    "%nctaid.y",    "%nctaid.z",
+    "%laneid",          "%warpid",      "%nwarpid",     "%smid",
+    "%nsmid",           "%gridid",      "%lanemask_eq", "%lanemask_le",
+    "%lanemask_lt",     "%lanemask_ge", "%lanemask_gt", "%dynamic_smem_size",
+    "%total_smem_size", "%envreg1",     "%envreg2",     "%reserved_smem_offset_1"};
 
 // Generic addresses outside global memory: shared, local and parameter windows.
 constexpr u64 kSharedWindow = u64{1} << 60;

@@ -16,31 +16,42 @@ struct Warp;
 struct Insn;
 using Handler = void (*)(Warp&, const Insn&, u32 mask);
 
-enum class Flow : u8 { kNormal, kBranch, kBranchIndexed, kCall, kReturn, kExit, kBlockBarrier, kWarpBarrier, kWarpSync };
+enum class Flow : u8 {
+  kNormal,
+  kBranch,
+  kBranchIndexed,
+  kCall,
+  kReturn,
+  kExit,
+  kBlockBarrier,
+  kWarpBarrier,
+  kWarpSync
+};
 enum class Space : u8 { kGeneric, kGlobal, kShared, kLocal, kParam, kConst, kFrame };
 
 constexpr u32 kNone = ~u32{0};
 
-// Operands are byte offsets in the warp's current frame. A register of width w is an array of 32 lanes, w bytes each; a
-// predicate is a u32 mask of lanes. Immediates and special registers occupy slots that are filled when a frame is made.
+// Operands are byte offsets in the warp's current frame. A register of width w is an array of 32 lanes, w
+// bytes each; a predicate is a u32 mask of lanes. Immediates and special registers occupy slots that are
+// filled when a frame is made.
 struct Insn {
   Handler run = nullptr;
   Flow flow = Flow::kNormal;
   Space space = Space::kGeneric;
   InstructionClass category = InstructionClass::kInteger;
-  u8 bytes = 0;        // of one memory element, or the operand's width
-  u8 count = 0;        // vector elements, or operands
-  u8 mode = 0;         // meaning by handler
+  u8 bytes = 0;          // of one memory element, or the operand's width
+  u8 count = 0;          // vector elements, or operands
+  u8 mode = 0;           // meaning by handler
   u8 address_bytes = 8;  // width of the register with the address
   bool guard_negated = false;
-  bool relaxed = false;  // volatile, relaxed, acquire, release, atomic: no data race
+  bool relaxed = false;       // volatile, relaxed, acquire, release, atomic: no data race
   bool synchronises = false;  // may order blocks: wider than a block
   u32 guard = kNone;
   u32 op[5] = {kNone, kNone, kNone, kNone, kNone};
-  u32 extra = 0;       // further operands: Function::operands from here
-  i32 target = -1;     // branch target; index into calls or tables
-  u32 line = 0;        // index into ModuleText::lines
-  i64 imm = 0;         // address offset
+  u32 extra = 0;    // further operands: Function::operands from here
+  i32 target = -1;  // branch target; index into calls or tables
+  u32 line = 0;     // index into ModuleText::lines
+  i64 imm = 0;      // address offset
 };
 
 struct SourceLine {
@@ -67,7 +78,7 @@ struct Special {
 };
 struct Function;
 struct Call {
-  Function* callee = nullptr;      // null: a built-in function
+  Function* callee = nullptr;  // null: a built-in function
   std::string builtin;
   std::vector<Area> arguments, results;  // in the caller's frame
 };
@@ -83,8 +94,8 @@ struct Function {
   std::vector<std::vector<i32>> tables;  // of brx.idx
   std::vector<Constant> constants;
   std::vector<Special> specials;
-  std::vector<Area> slots;               // registers and .param areas: what a lane has in a frame; 0 bytes: a predicate
-  std::vector<Constant> locals;          // slots with addresses of .local variables: plus the frame's local base
+  std::vector<Area> slots;  // registers and .param areas: what a lane has in a frame; 0 bytes: a predicate
+  std::vector<Constant> locals;  // slots with addresses of .local variables: plus the frame's local base
   u32 frame_bytes = 0;
   u32 local_bytes = 0;
   u32 first_count = 0;  // of this function's instructions in the launch's counts

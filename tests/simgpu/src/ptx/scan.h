@@ -12,7 +12,8 @@
 namespace simgpu {
 
 inline bool is_word(char c) {
-  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' || c == '.' || c == ':';
+  return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '$' || c == '%' || c == '.'
+         || c == ':';
 }
 
 class Scanner {
@@ -49,7 +50,8 @@ class Scanner {
   void expect(char c) {
     if (!accept(c)) throw PtxError(std::string("PTX: expected '") + c + "' before \"" + context() + "\"");
   }
-  // A name, directive, opcode or number: "ld.param.u64", "%tid.x", "$L__BB0_2", "0f3F800000"; '-' may lead it.
+  // A name, directive, opcode or number: "ld.param.u64", "%tid.x", "$L__BB0_2", "0f3F800000"; '-' may lead
+  // it.
   std::string_view word() {
     skip();
     const size_t begin = at_;
@@ -112,7 +114,9 @@ class Scanner {
 
  private:
   size_t find(const char* what) const { return std::min(text_.find(what, at_), text_.size()); }
-  std::string context() const { return std::string(text_.substr(at_, std::min<size_t>(40, text_.find('\n', at_) - at_))); }
+  std::string context() const {
+    return std::string(text_.substr(at_, std::min<size_t>(40, text_.find('\n', at_) - at_)));
+  }
 
   std::string_view text_;
   size_t at_ = 0;

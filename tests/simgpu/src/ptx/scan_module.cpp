@@ -1,4 +1,5 @@
-// Splits a PTX module into functions, variables and source files; bodies are decoded when a kernel is first launched.
+// Splits a PTX module into functions, variables and source files; bodies are decoded when a kernel is first
+// launched.
 #include <algorithm>
 #include <cstdlib>
 
@@ -23,8 +24,8 @@ Declaration scan_declaration(Scanner& scanner) {
     const std::string_view word = scanner.word();
     if (word == ".align") {
       d.align = static_cast<u32>(scanner.number());
-    } else if (word == ".ptr" || word == ".global" || word == ".shared" || word == ".const" || word == ".local" ||
-               word == ".v2" || word == ".v4" || word.starts_with(".attribute")) {
+    } else if (word == ".ptr" || word == ".global" || word == ".shared" || word == ".const"
+               || word == ".local" || word == ".v2" || word == ".v4" || word.starts_with(".attribute")) {
       if (word.starts_with(".v")) throw PtxError("PTX: vector variables are not supported");
     } else {
       d.type = word.substr(1);
@@ -52,7 +53,8 @@ std::vector<ParamDeclaration> scan_params(Scanner& s) {
   if (!s.accept('(')) return params;
   while (!s.accept(')')) {
     const std::string_view space = s.word();
-    if (space != ".param" && space != ".reg") throw PtxError("PTX: expected .param, got " + std::string(space));
+    if (space != ".param" && space != ".reg")
+      throw PtxError("PTX: expected .param, got " + std::string(space));
     const Declaration d = scan_declaration(s);
     params.push_back({d.name, d.bytes(), d.align});
     s.accept(',');
@@ -71,7 +73,8 @@ u64 initial_value(const ModuleText& module, Scanner& s, u32 bytes) {
     generic = true;
   }
   if (const auto variable = module.variables.find(word); generic || variable != module.variables.end()) {
-    if (variable == module.variables.end()) throw PtxError("PTX: initialiser names " + word + ", which is not known");
+    if (variable == module.variables.end())
+      throw PtxError("PTX: initialiser names " + word + ", which is not known");
     u64 address = variable->second.address;
     if (s.accept('+')) address += s.number();
     return address;
@@ -82,7 +85,9 @@ u64 initial_value(const ModuleText& module, Scanner& s, u32 bytes) {
   char* end = nullptr;
   const u64 value = word[0] == '-' ? static_cast<u64>(std::strtoll(word.c_str(), &end, 0))
                                    : std::strtoull(word.c_str(), &end, 0);
-  if (end == word.c_str()) throw PtxError("PTX: initialiser \"" + word + "\" is not a number of " + std::to_string(bytes) + " bytes");
+  if (end == word.c_str())
+    throw PtxError("PTX: initialiser \"" + word + "\" is not a number of " + std::to_string(bytes)
+                   + " bytes");
   return value;
 }
 

@@ -52,7 +52,9 @@ cudaError_t cudaSetDevice(int device) {
   current_device = device;
   return failed(cudaSuccess);
 }
-cudaError_t cudaInitDevice(int device, unsigned, unsigned) { return failed(exists(device) ? cudaSuccess : cudaErrorInvalidDevice); }
+cudaError_t cudaInitDevice(int device, unsigned, unsigned) {
+  return failed(exists(device) ? cudaSuccess : cudaErrorInvalidDevice);
+}
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int device) {
   if (!exists(device)) return failed(cudaErrorInvalidDevice);
   describe(*out);
@@ -63,41 +65,91 @@ cudaError_t cudaDeviceGetAttribute(int* out, cudaDeviceAttr attribute, int devic
   cudaDeviceProp p;
   describe(p);
   switch (attribute) {
-    case cudaDevAttrMaxThreadsPerBlock: *out = p.maxThreadsPerBlock; break;
-    case cudaDevAttrMaxBlockDimX: *out = p.maxThreadsDim[0]; break;
-    case cudaDevAttrMaxBlockDimY: *out = p.maxThreadsDim[1]; break;
-    case cudaDevAttrMaxBlockDimZ: *out = p.maxThreadsDim[2]; break;
-    case cudaDevAttrMaxGridDimX: *out = p.maxGridSize[0]; break;
-    case cudaDevAttrMaxGridDimY: *out = p.maxGridSize[1]; break;
-    case cudaDevAttrMaxGridDimZ: *out = p.maxGridSize[2]; break;
-    case cudaDevAttrMaxSharedMemoryPerBlock: *out = static_cast<int>(p.sharedMemPerBlock); break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *out = static_cast<int>(p.sharedMemPerBlockOptin); break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *out = static_cast<int>(p.sharedMemPerMultiprocessor); break;
-    case cudaDevAttrReservedSharedMemoryPerBlock: *out = static_cast<int>(p.reservedSharedMemPerBlock); break;
-    case cudaDevAttrTotalConstantMemory: *out = static_cast<int>(p.totalConstMem); break;
-    case cudaDevAttrWarpSize: *out = p.warpSize; break;
+    case cudaDevAttrMaxThreadsPerBlock:
+      *out = p.maxThreadsPerBlock;
+      break;
+    case cudaDevAttrMaxBlockDimX:
+      *out = p.maxThreadsDim[0];
+      break;
+    case cudaDevAttrMaxBlockDimY:
+      *out = p.maxThreadsDim[1];
+      break;
+    case cudaDevAttrMaxBlockDimZ:
+      *out = p.maxThreadsDim[2];
+      break;
+    case cudaDevAttrMaxGridDimX:
+      *out = p.maxGridSize[0];
+      break;
+    case cudaDevAttrMaxGridDimY:
+      *out = p.maxGridSize[1];
+      break;
+    case cudaDevAttrMaxGridDimZ:
+      *out = p.maxGridSize[2];
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+      *out = static_cast<int>(p.sharedMemPerBlock);
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *out = static_cast<int>(p.sharedMemPerBlockOptin);
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *out = static_cast<int>(p.sharedMemPerMultiprocessor);
+      break;
+    case cudaDevAttrReservedSharedMemoryPerBlock:
+      *out = static_cast<int>(p.reservedSharedMemPerBlock);
+      break;
+    case cudaDevAttrTotalConstantMemory:
+      *out = static_cast<int>(p.totalConstMem);
+      break;
+    case cudaDevAttrWarpSize:
+      *out = p.warpSize;
+      break;
     case cudaDevAttrMaxRegistersPerBlock:
-    case cudaDevAttrMaxRegistersPerMultiprocessor: *out = p.regsPerBlock; break;
-    case cudaDevAttrMultiProcessorCount: *out = p.multiProcessorCount; break;
-    case cudaDevAttrMaxThreadsPerMultiProcessor: *out = p.maxThreadsPerMultiProcessor; break;
-    case cudaDevAttrMaxBlocksPerMultiprocessor: *out = p.maxBlocksPerMultiProcessor; break;
-    case cudaDevAttrComputeCapabilityMajor: *out = p.major; break;
-    case cudaDevAttrComputeCapabilityMinor: *out = p.minor; break;
-    case cudaDevAttrL2CacheSize: *out = p.l2CacheSize; break;
-    case cudaDevAttrClockRate: *out = 1410000; break;
-    case cudaDevAttrMemoryClockRate: *out = 1215000; break;
-    case cudaDevAttrGlobalMemoryBusWidth: *out = p.memoryBusWidth; break;
+    case cudaDevAttrMaxRegistersPerMultiprocessor:
+      *out = p.regsPerBlock;
+      break;
+    case cudaDevAttrMultiProcessorCount:
+      *out = p.multiProcessorCount;
+      break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor:
+      *out = p.maxThreadsPerMultiProcessor;
+      break;
+    case cudaDevAttrMaxBlocksPerMultiprocessor:
+      *out = p.maxBlocksPerMultiProcessor;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *out = p.major;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *out = p.minor;
+      break;
+    case cudaDevAttrL2CacheSize:
+      *out = p.l2CacheSize;
+      break;
+    case cudaDevAttrClockRate:
+      *out = 1410000;
+      break;
+    case cudaDevAttrMemoryClockRate:
+      *out = 1215000;
+      break;
+    case cudaDevAttrGlobalMemoryBusWidth:
+      *out = p.memoryBusWidth;
+      break;
     case cudaDevAttrCooperativeLaunch:
     case cudaDevAttrUnifiedAddressing:
     case cudaDevAttrManagedMemory:
     case cudaDevAttrConcurrentManagedAccess:
     case cudaDevAttrMemoryPoolsSupported:
     case cudaDevAttrConcurrentKernels:
-    case cudaDevAttrStreamPrioritiesSupported: *out = 1; break;
+    case cudaDevAttrStreamPrioritiesSupported:
+      *out = 1;
+      break;
     case cudaDevAttrIntegrated:
     case cudaDevAttrEccEnabled:
     case cudaDevAttrComputeMode:
-    case cudaDevAttrClusterLaunch: *out = 0; break;
+    case cudaDevAttrClusterLaunch:
+      *out = 0;
+      break;
     default:
       std::fprintf(stderr, "simgpu: device attribute %d is not simulated\n", static_cast<int>(attribute));
       return failed(cudaErrorInvalidValue);
@@ -116,58 +168,66 @@ cudaError_t cudaDeviceReset() {
   take_last_error(true);
   return cudaSuccess;
 }
-cudaError_t cudaDeviceCanAccessPeer(int* out, int device, int peer) { return *out = device != peer && exists(peer), failed(cudaSuccess); }
-cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned) { return failed(exists(peer) && peer != current_device ? cudaSuccess : cudaErrorInvalidDevice); }
+cudaError_t cudaDeviceCanAccessPeer(int* out, int device, int peer) {
+  return *out = device != peer && exists(peer), failed(cudaSuccess);
+}
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned) {
+  return failed(exists(peer) && peer != current_device ? cudaSuccess : cudaErrorInvalidDevice);
+}
 cudaError_t cudaDeviceDisablePeerAccess(int) { return failed(cudaSuccess); }
 cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, failed(cudaSuccess); }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, failed(cudaSuccess); }
 cudaError_t cudaGetLastError() { return take_last_error(true); }
 cudaError_t cudaPeekAtLastError() { return take_last_error(false); }
 
-#define SIMGPU_ERRORS(X)                                                                                              \
-  X(cudaSuccess, "no error")                                                                                          \
-  X(cudaErrorInvalidValue, "invalid argument")                                                                        \
-  X(cudaErrorMemoryAllocation, "out of memory")                                                                       \
-  X(cudaErrorInvalidConfiguration, "invalid configuration argument")                                                  \
-  X(cudaErrorInvalidPitchValue, "invalid pitch argument")                                                             \
-  X(cudaErrorInvalidSymbol, "invalid device symbol")                                                                  \
-  X(cudaErrorInvalidMemcpyDirection, "invalid copy direction for memcpy")                                             \
-  X(cudaErrorMissingConfiguration, "kernel launch without a configuration")                                           \
-  X(cudaErrorInvalidDeviceFunction, "invalid device function")                                                        \
-  X(cudaErrorNoDevice, "no CUDA-capable device is detected")                                                          \
-  X(cudaErrorInvalidDevice, "invalid device ordinal")                                                                 \
-  X(cudaErrorNoKernelImageForDevice, "no kernel image is available for execution on the device")                      \
-  X(cudaErrorInvalidPtx, "a PTX compilation failed")                                                                  \
-  X(cudaErrorInvalidResourceHandle, "invalid resource handle")                                                        \
-  X(cudaErrorIllegalState, "the operation cannot be performed in the present state")                                  \
-  X(cudaErrorNotReady, "device not ready")                                                                            \
-  X(cudaErrorIllegalAddress, "an illegal memory access was encountered")                                              \
-  X(cudaErrorMisalignedAddress, "misaligned address")                                                                 \
-  X(cudaErrorAssert, "device-side assert triggered")                                                                  \
-  X(cudaErrorLaunchFailure, "unspecified launch failure")                                                             \
-  X(cudaErrorCooperativeLaunchTooLarge, "too many blocks in cooperative launch")                                      \
-  X(cudaErrorNotSupported, "operation not supported")                                                                 \
-  X(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing")                            \
-  X(cudaErrorStreamCaptureMerge, "operation would merge two captures")                                                \
-  X(cudaErrorStreamCaptureUnmatched, "capture was not ended in the stream in which it began")                         \
+#define SIMGPU_ERRORS(X)                                                                         \
+  X(cudaSuccess, "no error")                                                                     \
+  X(cudaErrorInvalidValue, "invalid argument")                                                   \
+  X(cudaErrorMemoryAllocation, "out of memory")                                                  \
+  X(cudaErrorInvalidConfiguration, "invalid configuration argument")                             \
+  X(cudaErrorInvalidPitchValue, "invalid pitch argument")                                        \
+  X(cudaErrorInvalidSymbol, "invalid device symbol")                                             \
+  X(cudaErrorInvalidMemcpyDirection, "invalid copy direction for memcpy")                        \
+  X(cudaErrorMissingConfiguration, "kernel launch without a configuration")                      \
+  X(cudaErrorInvalidDeviceFunction, "invalid device function")                                   \
+  X(cudaErrorNoDevice, "no CUDA-capable device is detected")                                     \
+  X(cudaErrorInvalidDevice, "invalid device ordinal")                                            \
+  X(cudaErrorNoKernelImageForDevice, "no kernel image is available for execution on the device") \
+  X(cudaErrorInvalidPtx, "a PTX compilation failed")                                             \
+  X(cudaErrorInvalidResourceHandle, "invalid resource handle")                                   \
+  X(cudaErrorIllegalState, "the operation cannot be performed in the present state")             \
+  X(cudaErrorNotReady, "device not ready")                                                       \
+  X(cudaErrorIllegalAddress, "an illegal memory access was encountered")                         \
+  X(cudaErrorMisalignedAddress, "misaligned address")                                            \
+  X(cudaErrorAssert, "device-side assert triggered")                                             \
+  X(cudaErrorLaunchFailure, "unspecified launch failure")                                        \
+  X(cudaErrorCooperativeLaunchTooLarge, "too many blocks in cooperative launch")                 \
+  X(cudaErrorNotSupported, "operation not supported")                                            \
+  X(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing")       \
+  X(cudaErrorStreamCaptureMerge, "operation would merge two captures")                           \
+  X(cudaErrorStreamCaptureUnmatched, "capture was not ended in the stream in which it began")    \
   X(cudaErrorStreamCaptureUnjoined, "capturing stream has work that has not joined")
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
 #define SIMGPU_CASE(name, text) \
-  case name: return text;
+  case name:                    \
+    return text;
     SIMGPU_ERRORS(SIMGPU_CASE)
 #undef SIMGPU_CASE
-    default: return "unrecognized error code";
+    default:
+      return "unrecognized error code";
   }
 }
 const char* cudaGetErrorName(cudaError_t error) {
   switch (error) {
 #define SIMGPU_CASE(name, text) \
-  case name: return #name;
+  case name:                    \
+    return #name;
     SIMGPU_ERRORS(SIMGPU_CASE)
 #undef SIMGPU_CASE
-    default: return "cudaErrorUnknown";
+    default:
+      return "cudaErrorUnknown";
   }
 }
 

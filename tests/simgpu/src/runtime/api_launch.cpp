@@ -28,7 +28,8 @@ Function* find_function(const void* symbol) {
   return nullptr;
 }
 
-// Blocks of one multiprocessor of sm_80: 2,048 threads, 64 warps, 32 blocks, 164 KiB of shared memory, 1 KiB of it a block.
+// Blocks of one multiprocessor of sm_80: 2,048 threads, 64 warps, 32 blocks, 164 KiB of shared memory, 1 KiB
+// of it a block.
 int resident_blocks(Kernel& kernel, int threads, size_t dynamic_shared) {
   const int warps = (threads + 31) / 32;
   const size_t shared = (kernel.static_shared_bytes() + dynamic_shared + 1024 + 127) / 128 * 128;
@@ -36,7 +37,8 @@ int resident_blocks(Kernel& kernel, int threads, size_t dynamic_shared) {
   return warps == 0 ? 0 : std::min({64 / warps, 32, by_shared});
 }
 
-cudaError_t launch(Function* function, dim3 grid, dim3 block, void** args, size_t shared, cudaStream_t handle, bool cooperative) {
+cudaError_t launch(Function* function, dim3 grid, dim3 block, void** args, size_t shared, cudaStream_t handle,
+                   bool cooperative) {
   Context& context = Context::get();
   const std::lock_guard lock(context.mutex);
   if (context.sticky != cudaSuccess) return failed(context.sticky);
@@ -56,13 +58,18 @@ cudaError_t launch(Function* function, dim3 grid, dim3 block, void** args, size_
     std::fprintf(stderr, "simgpu: kernel %s: %s\n", function->name.c_str(), e.what());
     return failed(context.sticky = cudaErrorInvalidPtx);
   }
-  if (threads == 0 || threads > 1024 || block.x > 1024 || block.y > 1024 || block.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) {
+  if (threads == 0 || threads > 1024 || block.x > 1024 || block.y > 1024 || block.z > 64 || grid.x == 0
+      || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) {
     return failed(cudaErrorInvalidConfiguration);
   }
   if (threads > kernel->max_threads_per_block()) return failed(cudaErrorInvalidValue);
-  if (shared > static_cast<size_t>(function->dynamic_shared_limit) || static_shared + shared > static_cast<size_t>(kSharedBytesOptIn)) return failed(cudaErrorInvalidValue);
+  if (shared > static_cast<size_t>(function->dynamic_shared_limit)
+      || static_shared + shared > static_cast<size_t>(kSharedBytesOptIn))
+    return failed(cudaErrorInvalidValue);
   const u64 blocks = u64{grid.x} * grid.y * grid.z;
-  if (cooperative && blocks > static_cast<u64>(resident_blocks(*kernel, static_cast<int>(threads), shared)) * kMultiprocessors) {
+  if (cooperative
+      && blocks > static_cast<u64>(resident_blocks(*kernel, static_cast<int>(threads), shared))
+                      * kMultiprocessors) {
     return failed(cudaErrorCooperativeLaunchTooLarge);
   }
   std::vector<u8> params(kernel->param_bytes());
@@ -74,7 +81,9 @@ cudaError_t launch(Function* function, dim3 grid, dim3 block, void** args, size_
   config.dynamic_shared_bytes = static_cast<u32>(shared);
   config.cooperative = cooperative;
   config.device = stream.device;
-  context.submit(stream, [function, config, params = std::move(params)] { Context::get().launch(*function, config, params); });
+  context.submit(stream, [function, config, params = std::move(params)] {
+    Context::get().launch(*function, config, params);
+  });
   // A fault of this very launch is asynchronous: the next call reports it.
   return cudaSuccess;
 }
@@ -103,7 +112,8 @@ void** __cudaRegisterFatBinary(void* wrapper) {
 void __cudaRegisterFatBinaryEnd(void**) {}
 void __cudaUnregisterFatBinary(void**) {}
 char __cudaInitModule(void**) { return 1; }
-void __cudaRegisterFunction(void** handle, const char* host, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*, int*) {
+void __cudaRegisterFunction(void** handle, const char* host, char*, const char* name, int, uint3*, uint3*,
+                            dim3*, dim3*, int*) {
   Context::get().functions[host] = {reinterpret_cast<FatBinary*>(handle), name};
 }
 void __cudaRegisterVar(void** handle, char* host, char*, const char* name, int, size_t, int, int) {
@@ -128,14 +138,17 @@ cudaError_t __cudaGetKernel(cudaKernel_t* out, const void* host) {
   *out = reinterpret_cast<cudaKernel_t>(function);
   return function != nullptr ? cudaSuccess : failed(cudaErrorInvalidDeviceFunction);
 }
-cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** args, size_t shared, cudaStream_t stream) {
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** args, size_t shared,
+                               cudaStream_t stream) {
   return launch(reinterpret_cast<Function*>(kernel), grid, block, args, shared, stream, false);
 }
 
-cudaError_t cudaLaunchKernel(const void* symbol, dim3 grid, dim3 block, void** args, size_t shared, cudaStream_t stream) {
+cudaError_t cudaLaunchKernel(const void* symbol, dim3 grid, dim3 block, void** args, size_t shared,
+                             cudaStream_t stream) {
   return launch(find_function(symbol), grid, block, args, shared, stream, false);
 }
-cudaError_t cudaLaunchCooperativeKernel(const void* symbol, dim3 grid, dim3 block, void** args, size_t shared, cudaStream_t stream) {
+cudaError_t cudaLaunchCooperativeKernel(const void* symbol, dim3 grid, dim3 block, void** args, size_t shared,
+                                        cudaStream_t stream) {
   return launch(find_function(symbol), grid, block, args, shared, stream, true);
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* symbol, void** args) {
@@ -144,12 +157,14 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* sy
     const cudaLaunchAttribute& a = config->attrs[i];
     if (a.id == cudaLaunchAttributeCooperative) {
       cooperative = a.val.cooperative != 0;
-    } else if (a.id != cudaLaunchAttributeIgnore && a.id != cudaLaunchAttributePriority && a.id != cudaLaunchAttributeAccessPolicyWindow) {
+    } else if (a.id != cudaLaunchAttributeIgnore && a.id != cudaLaunchAttributePriority
+               && a.id != cudaLaunchAttributeAccessPolicyWindow) {
       std::fprintf(stderr, "simgpu: launch attribute %d is not simulated on sm_80\n", static_cast<int>(a.id));
       return failed(cudaErrorNotSupported);
     }
   }
-  return launch(find_function(symbol), config->gridDim, config->blockDim, args, config->dynamicSmemBytes, config->stream, cooperative);
+  return launch(find_function(symbol), config->gridDim, config->blockDim, args, config->dynamicSmemBytes,
+                config->stream, cooperative);
 }
 
 cudaError_t cudaFuncSetAttribute(const void* symbol, cudaFuncAttribute attribute, int value) {
@@ -160,11 +175,14 @@ cudaError_t cudaFuncSetAttribute(const void* symbol, cudaFuncAttribute attribute
   cudaError_t error;
   Kernel* kernel = kernel_of(symbol, error);
   if (kernel == nullptr) return failed(error);
-  if (value < 0 || value + static_cast<int>(kernel->static_shared_bytes()) > kSharedBytesOptIn) return failed(cudaErrorInvalidValue);
+  if (value < 0 || value + static_cast<int>(kernel->static_shared_bytes()) > kSharedBytesOptIn)
+    return failed(cudaErrorInvalidValue);
   function->dynamic_shared_limit = value;
   return failed(cudaSuccess);
 }
-cudaError_t cudaFuncSetCacheConfig(const void* symbol, cudaFuncCache) { return failed(find_function(symbol) != nullptr ? cudaSuccess : cudaErrorInvalidDeviceFunction); }
+cudaError_t cudaFuncSetCacheConfig(const void* symbol, cudaFuncCache) {
+  return failed(find_function(symbol) != nullptr ? cudaSuccess : cudaErrorInvalidDeviceFunction);
+}
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* out, const void* symbol) {
   cudaError_t error;
   Kernel* kernel = kernel_of(symbol, error);
@@ -178,14 +196,16 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* out, const void* symbol) {
   out->maxDynamicSharedSizeBytes = find_function(symbol)->dynamic_shared_limit;
   return failed(cudaSuccess);
 }
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* out, const void* symbol, int threads, size_t shared, unsigned) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* out, const void* symbol, int threads,
+                                                                   size_t shared, unsigned) {
   cudaError_t error;
   Kernel* kernel = kernel_of(symbol, error);
   if (kernel == nullptr) return failed(error);
   *out = resident_blocks(*kernel, threads, shared);
   return failed(cudaSuccess);
 }
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* out, const void* symbol, int threads, size_t shared) {
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* out, const void* symbol, int threads,
+                                                          size_t shared) {
   return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(out, symbol, threads, shared, 0);
 }
 

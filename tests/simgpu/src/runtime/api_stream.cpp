@@ -10,7 +10,10 @@ using namespace simgpu;
 
 namespace {
 
-double now_ms() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now_ms() {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
 
 cudaError_t create_stream(cudaStream_t* out, unsigned flags) {
   if (out == nullptr) return failed(cudaErrorInvalidValue);
@@ -41,12 +44,15 @@ extern "C" {
 
 cudaError_t cudaStreamCreate(cudaStream_t* out) { return create_stream(out, 0); }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned flags) { return create_stream(out, flags); }
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t* out, unsigned flags, int) { return create_stream(out, flags); }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* out, unsigned flags, int) {
+  return create_stream(out, flags);
+}
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
   Context& c = Context::get();
   const std::lock_guard lock(c.mutex);
   auto* stream = reinterpret_cast<Stream*>(handle);
-  const auto found = std::find_if(c.streams.begin(), c.streams.end(), [&](const auto& s) { return s.get() == stream; });
+  const auto found =
+      std::find_if(c.streams.begin(), c.streams.end(), [&](const auto& s) { return s.get() == stream; });
   if (found == c.streams.end()) return failed(cudaErrorInvalidResourceHandle);
   c.wait(stream->last);
   c.streams.erase(found);
@@ -73,7 +79,9 @@ cudaError_t cudaStreamGetFlags(cudaStream_t handle, unsigned* flags) {
   *flags = Context::get().stream(handle).blocking ? cudaStreamDefault : cudaStreamNonBlocking;
   return failed(cudaSuccess);
 }
-cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) { return *least = 0, *greatest = 0, failed(cudaSuccess); }
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  return *least = 0, *greatest = 0, failed(cudaSuccess);
+}
 cudaError_t cudaLaunchHostFunc(cudaStream_t handle, cudaHostFn_t function, void* data) {
   Context& c = Context::get();
   c.submit(c.stream(handle), [=] { function(data); });
@@ -127,7 +135,9 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t handle, unsigne
   }
   return failed(cudaSuccess);
 }
-cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t stream) { return cudaEventRecordWithFlags(e, stream, 0); }
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t stream) {
+  return cudaEventRecordWithFlags(e, stream, 0);
+}
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
   Context::get().wait(event_of(e).task);
   return failed(cudaSuccess);
@@ -141,7 +151,8 @@ cudaError_t cudaEventQuery(cudaEvent_t e) {
 cudaError_t cudaEventElapsedTime(float* out, cudaEvent_t from, cudaEvent_t to) {
   const Event &a = event_of(from), &b = event_of(to);
   if (!a.timed || !b.timed || !a.recorded || !b.recorded) return failed(cudaErrorInvalidResourceHandle);
-  if ((a.task != nullptr && !a.task->done) || (b.task != nullptr && !b.task->done)) return failed(cudaErrorNotReady);
+  if ((a.task != nullptr && !a.task->done) || (b.task != nullptr && !b.task->done))
+    return failed(cudaErrorNotReady);
   *out = static_cast<float>(b.milliseconds - a.milliseconds);
   return failed(cudaSuccess);
 }
@@ -176,19 +187,23 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* out) {
     open.insert(open.end(), capture->nodes[n].after.begin(), capture->nodes[n].after.end());
   }
   end_capture(capture);
-  if (std::find(reached.begin(), reached.end(), false) != reached.end()) return failed(cudaErrorStreamCaptureUnjoined);
+  if (std::find(reached.begin(), reached.end(), false) != reached.end())
+    return failed(cudaErrorStreamCaptureUnjoined);
   *out = reinterpret_cast<cudaGraph_t>(new Capture(*capture));
   return failed(cudaSuccess);
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* out) {
-  *out = Context::get().stream(handle).capture != nullptr ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  *out = Context::get().stream(handle).capture != nullptr ? cudaStreamCaptureStatusActive
+                                                          : cudaStreamCaptureStatusNone;
   return failed(cudaSuccess);
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long) {
   *out = reinterpret_cast<cudaGraphExec_t>(new Capture(capture_of(graph)));
   return failed(cudaSuccess);
 }
-cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long flags) { return cudaGraphInstantiate(out, graph, flags); }
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long flags) {
+  return cudaGraphInstantiate(out, graph, flags);
+}
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
   Context& c = Context::get();
   const auto& graph = *reinterpret_cast<Capture*>(exec);

@@ -89,7 +89,8 @@ void Context::wait(const TaskPtr& task) {
     std::vector<size_t> ready;
     for (size_t i = 0; i < pending_.size(); ++i) {
       const auto& after = pending_[i]->after;
-      if (std::all_of(after.begin(), after.end(), [](const TaskPtr& t) { return t->done; })) ready.push_back(i);
+      if (std::all_of(after.begin(), after.end(), [](const TaskPtr& t) { return t->done; }))
+        ready.push_back(i);
     }
     draw_ = (draw_ + settings().order_seed) * 6364136223846793005u + 1442695040888963407u;
     const size_t chosen = ready.at((draw_ >> 33) % ready.size());
@@ -133,14 +134,20 @@ void Context::launch(Function& function, const LaunchConfig& config, const std::
   try {
     LaunchConfig c = config;
     c.order_seed = settings().order_seed;
-    if (c.cooperative) c.grid_workspace = reinterpret_cast<u64>(memory::allocate(64, MemoryKind::kVariable, config.device, kInitialised, "the grid barrier's workspace"));
+    if (c.cooperative)
+      c.grid_workspace = reinterpret_cast<u64>(memory::allocate(
+          64, MemoryKind::kVariable, config.device, kInitialised, "the grid barrier's workspace"));
     const Counters counters = run_kernel(*k, c, params);
     if (c.cooperative) memory::release(reinterpret_cast<void*>(c.grid_workspace));
     record_launch(function.name, c, *k, counters);
   } catch (const Fault& f) {
     fault = f.what();
     std::fprintf(stderr, "simgpu: %s\n", f.what());
-    sticky = f.kind == FaultKind::kAssert ? cudaErrorAssert : f.kind == FaultKind::kMisaligned ? cudaErrorMisalignedAddress : f.kind == FaultKind::kOutOfBounds || f.kind == FaultKind::kUseAfterFree ? cudaErrorIllegalAddress : cudaErrorLaunchFailure;
+    sticky = f.kind == FaultKind::kAssert       ? cudaErrorAssert
+             : f.kind == FaultKind::kMisaligned ? cudaErrorMisalignedAddress
+             : f.kind == FaultKind::kOutOfBounds || f.kind == FaultKind::kUseAfterFree
+                 ? cudaErrorIllegalAddress
+                 : cudaErrorLaunchFailure;
     record_fault(f);
   } catch (const PtxError& e) {
     fault = e.what();

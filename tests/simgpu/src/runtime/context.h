@@ -1,13 +1,13 @@
 #pragma once
 // The state behind the runtime's entry points: devices, modules, streams, errors.
-#include <cuda_runtime_api.h>
-
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
+
+#include <cuda_runtime_api.h>
 
 #include "module.h"
 

@@ -36,10 +36,12 @@ constexpr const char* kFlags = "compile with -no-compress -gencode arch=compute_
 std::string extract_ptx(const void* wrapper) {
   Wrapper w;
   std::memcpy(&w, wrapper, sizeof w);
-  if (w.magic != kWrapperMagic) throw PtxError("simulated GPU: the fat binary is not of a kind that can be read");
+  if (w.magic != kWrapperMagic)
+    throw PtxError("simulated GPU: the fat binary is not of a kind that can be read");
   Header header;
   std::memcpy(&header, w.data, sizeof header);
-  if (header.magic != kHeaderMagic) throw PtxError("simulated GPU: the fat binary is not of a kind that can be read");
+  if (header.magic != kHeaderMagic)
+    throw PtxError("simulated GPU: the fat binary is not of a kind that can be read");
   std::string found, problem = "it holds no PTX";
   u32 found_arch = 0;
   const char* at = w.data + header.header_bytes;
@@ -51,7 +53,9 @@ std::string extract_ptx(const void* wrapper) {
       if (e.compressed_bytes != 0 || e.uncompressed_bytes != 0) {
         if (found.empty()) problem = "its PTX is compressed";
       } else if (e.arch > kNewestArch) {
-        if (found.empty()) problem = "its PTX is for compute_" + std::to_string(e.arch) + ", newer than the compute_80 that is simulated";
+        if (found.empty())
+          problem = "its PTX is for compute_" + std::to_string(e.arch)
+                    + ", newer than the compute_80 that is simulated";
       } else if (e.arch >= found_arch) {
         found.assign(at + e.header_bytes, e.payload_bytes);
         found_arch = e.arch;
@@ -59,7 +63,8 @@ std::string extract_ptx(const void* wrapper) {
     }
     at += e.header_bytes + e.payload_bytes;
   }
-  if (found.empty()) throw PtxError("simulated GPU: the fat binary cannot be used: " + problem + "; " + kFlags);
+  if (found.empty())
+    throw PtxError("simulated GPU: the fat binary cannot be used: " + problem + "; " + kFlags);
   return found;
 }
 

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cxxabi.h>
 #include <map>
+
+#include <cxxabi.h>
 
 #include "memory.h"
 #include "runtime/context.h"
@@ -39,13 +40,18 @@ std::string demangled(const std::string& name) {
 }
 
 void print_profile() {
-  std::fprintf(stderr, "%-40s %9s %12s %12s %10s %12s %12s %9s %9s %8s\n", "kernel", "launches", "warp instr", "lane instr", "mma", "global B", "sectors", "conflicts", "diverged", "barriers");
+  std::fprintf(stderr, "%-40s %9s %12s %12s %10s %12s %12s %9s %9s %8s\n", "kernel", "launches", "warp instr",
+               "lane instr", "mma", "global B", "sectors", "conflicts", "diverged", "barriers");
   for (const auto& [name, t] : totals()) {
     const Counters& c = t.counters;
     u64 instructions = 0;
     for (const u64 n : c.warp_instructions) instructions += n;
     const auto ull = [](u64 n) { return static_cast<unsigned long long>(n); };
-    std::fprintf(stderr, "%-40.40s %9llu %12llu %12llu %10llu %12llu %12llu %9llu %9llu %8llu\n", name.c_str(), ull(t.launches), ull(instructions), ull(c.lane_instructions), ull(c.mma_count), ull(c.global_load_bytes + c.global_store_bytes), ull(c.global_load_sectors + c.global_store_sectors), ull(c.shared_wavefronts - c.shared_ideal_wavefronts), ull(c.divergent_branches), ull(c.barriers));
+    std::fprintf(
+        stderr, "%-40.40s %9llu %12llu %12llu %10llu %12llu %12llu %9llu %9llu %8llu\n", name.c_str(),
+        ull(t.launches), ull(instructions), ull(c.lane_instructions), ull(c.mma_count),
+        ull(c.global_load_bytes + c.global_store_bytes), ull(c.global_load_sectors + c.global_store_sectors),
+        ull(c.shared_wavefronts - c.shared_ideal_wavefronts), ull(c.divergent_branches), ull(c.barriers));
   }
 }
 void at_exit() {
@@ -56,12 +62,14 @@ void at_exit() {
 
 }  // namespace
 
-void record_launch(const std::string& kernel, const LaunchConfig& config, const Kernel& code, const Counters& counters) {
+void record_launch(const std::string& kernel, const LaunchConfig& config, const Kernel& code,
+                   const Counters& counters) {
   static const bool once = std::atexit(at_exit) == 0;
   (void)once;
   const std::string name = demangled(kernel);
   if (records().size() == kMostRecords) records().erase(records().begin());
-  records().push_back({name, config.grid, config.block, code.static_shared_bytes() + config.dynamic_shared_bytes, counters});
+  records().push_back(
+      {name, config.grid, config.block, code.static_shared_bytes() + config.dynamic_shared_bytes, counters});
   Total& total = totals()[name];
   ++total.launches;
   total.counters += counters;

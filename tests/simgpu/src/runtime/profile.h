@@ -5,7 +5,8 @@
 
 namespace simgpu {
 
-void record_launch(const std::string& kernel, const LaunchConfig& config, const Kernel& code, const Counters& counters);
+void record_launch(const std::string& kernel, const LaunchConfig& config, const Kernel& code,
+                   const Counters& counters);
 void record_fault(const Fault& fault);
 
 }  // namespace simgpu

@@ -2,10 +2,10 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define SIMGPU_UNSUPPORTED(name)                                                 \
-  extern "C" void name() {                                                       \
-    std::fprintf(stderr, "simgpu: %s is not simulated\n", #name);                \
-    std::abort();                                                                \
+#define SIMGPU_UNSUPPORTED(name)                                  \
+  extern "C" void name() {                                        \
+    std::fprintf(stderr, "simgpu: %s is not simulated\n", #name); \
+    std::abort();                                                 \
   }
 
 // clang-format off
