@@ -34,7 +34,7 @@ void expect_fault(FaultKind kind, const std::vector<std::string>& pieces,
 }
 std::string at_line(int line) { return "checkers_test.cu:" + std::to_string(line); }
 
-constexpr int kWriteLine = __LINE__ + 2;
+constexpr int kWriteLine = __LINE__ + 1;
 __global__ void write_at(int* out, int offset) { out[threadIdx.x + offset] = 1; }
 TEST(Checkers, GlobalOutOfBounds) {
   DeviceArray<int> out(32);

@@ -39,6 +39,7 @@ enum class FaultKind : u8 {
   kBarrierDivergence,
   kMissingAsyncWait,
   kInactiveLane,
+  kInvalidMetadata,
   kAssert,
   kTrap,
   kDeadlock,

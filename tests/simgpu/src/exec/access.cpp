@@ -46,6 +46,12 @@ void check_aligned(Warp& w, const Insn& i, u32 mask, u32 bytes, const u64* addre
 }
 
 bool all_initialised(const u8* state, u64 n) {
+  constexpr u32 kFour = 0x01010101u * kInitialised;
+  if (n == 4 || n == 16) {
+    u32 words[4] = {kFour, kFour, kFour, kFour};
+    std::memcpy(words, state, n);
+    return ((words[0] ^ kFour) | (words[1] ^ kFour) | (words[2] ^ kFour) | (words[3] ^ kFour)) == 0;
+  }
   u8 wrong = 0;
   for (u64 b = 0; b < n; ++b) wrong |= state[b] ^ static_cast<u8>(kInitialised);
   return wrong == 0;
@@ -152,6 +158,7 @@ void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
     check_aligned(w, i, mask, std::min(bytes, 16u), offsets, "shared");
     for_lanes(mask, [&](int l) {
       u8* state = &block.shared_state[offsets[l]];
+      if (all_initialised(state, bytes)) return;
       for (u32 b = 0; b < bytes; ++b) {
         if (state[b] == kPending) {
           report(w, i, l, FaultKind::kMissingAsyncWait,
