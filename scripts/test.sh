@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the packages, builds everything and runs every test: format, CPU build, sanitizers, fuzzing.
+# Installs the packages, builds everything and runs every test: format, CPU build, sanitizers, fuzzing and, where there
+# is a CUDA compiler, the simulated GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,4 +14,11 @@ cmake --build --preset asan
 
 ./scripts/fuzz.sh 60
 ctest --preset asan
+if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+  cmake --preset simgpu
+  cmake --build --preset simgpu
+  ctest --preset simgpu
+else
+  echo "test: LEFT OUT: the tests on the simulated GPU; they need nvcc, of the CUDA Toolkit 13 or later"
+fi
 ctest --preset cpu
