@@ -145,6 +145,20 @@ cudaError_t copy_symbol(const void* symbol, void* other, size_t bytes, size_t of
                    : copy(other, place, bytes, kind, stream, asynchronous);
 }
 
+cudaError_t allocate_async(void** out, size_t bytes, Pool* pool, cudaStream_t handle) {
+  Context& context = Context::get();
+  const std::lock_guard lock(context.mutex);
+  const cudaError_t e = allocate(out, bytes, MemoryKind::kPool, kUninitialised, "cudaMallocAsync");
+  if (e != cudaSuccess || *out == nullptr) return e;
+  // Usable from its place in the stream on; before, an access is out of bounds.
+  void* const memory = *out;
+  std::memset(memory::shadow(reinterpret_cast<u64>(memory)), kUnallocated, bytes);
+  pool_allocated(pool, current_device, memory, bytes);
+  context.submit(context.stream(handle),
+                 [=] { std::memset(memory::shadow(reinterpret_cast<u64>(memory)), kUninitialised, bytes); });
+  return failed(cudaSuccess);
+}
+
 cudaError_t release(void* pointer, bool host) {
   Context& context = Context::get();
   if (pointer == nullptr) return failed(cudaSuccess);
@@ -152,6 +166,7 @@ cudaError_t release(void* pointer, bool host) {
   if (!a || a->base != reinterpret_cast<u64>(pointer) || (a->kind == MemoryKind::kPinnedHost) != host)
     return failed(cudaErrorInvalidValue);
   context.wait_all(a->device);  // cudaFree waits for the device
+  pool_released(pointer);
   return failed(memory::release(pointer) ? cudaSuccess : cudaErrorInvalidValue);
 }
 
@@ -178,15 +193,10 @@ cudaError_t cudaHostGetDevicePointer(void** out, void* host, unsigned) {
   return failed(is_pageable(host) ? cudaErrorInvalidValue : cudaSuccess);
 }
 cudaError_t cudaMallocAsync(void** out, size_t bytes, cudaStream_t stream) {
-  const cudaError_t e = allocate(out, bytes, MemoryKind::kPool, kUninitialised, "cudaMallocAsync");
-  if (e != cudaSuccess || *out == nullptr) return e;
-  // Usable from its place in the stream on; before, an access is out of bounds.
-  void* const memory = *out;
-  std::memset(memory::shadow(reinterpret_cast<u64>(memory)), kUnallocated, bytes);
-  Context& context = Context::get();
-  context.submit(context.stream(stream),
-                 [=] { std::memset(memory::shadow(reinterpret_cast<u64>(memory)), kUninitialised, bytes); });
-  return failed(cudaSuccess);
+  return allocate_async(out, bytes, nullptr, stream);
+}
+cudaError_t cudaMallocFromPoolAsync(void** out, size_t bytes, cudaMemPool_t pool, cudaStream_t stream) {
+  return allocate_async(out, bytes, reinterpret_cast<Pool*>(pool), stream);
 }
 cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
   if (pointer == nullptr) return failed(cudaSuccess);
@@ -194,7 +204,10 @@ cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
   if (!a || a->base != reinterpret_cast<u64>(pointer) || !a->live || a->kind == MemoryKind::kPinnedHost)
     return failed(cudaErrorInvalidValue);
   Context& context = Context::get();
-  context.submit(context.stream(stream), [=] { memory::release(pointer); });
+  context.submit(context.stream(stream), [=] {
+    pool_released(pointer);
+    memory::release(pointer);
+  });
   return failed(cudaSuccess);
 }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total) {

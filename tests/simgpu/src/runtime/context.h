@@ -95,6 +95,11 @@ class Context {
   u64 draw_ = 0;
 };
 
+// Accounts of the memory pools; pool nullptr: the device's current one. The context's mutex is held.
+struct Pool;
+void pool_allocated(Pool* pool, int device, const void* pointer, u64 bytes);
+void pool_released(const void* pointer);
+
 extern thread_local int current_device;
 // Records and returns the error; a sticky one wins.
 cudaError_t failed(cudaError_t error);

@@ -1,0 +1,450 @@
+// The runtime's entry points: memory, streams in adversarial order, events, graphs, errors, devices,
+// occupancy.
+#include <numeric>
+
+#include <cooperative_groups.h>
+
+#include "settings.h"
+#include "support.h"
+
+namespace {
+
+__global__ void fill(int* out, int value, int n) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = value;
+}
+__global__ void add(const int* in, int* out, int n) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] += in[i];
+}
+constexpr int kSize = 1000;
+
+// Streams run in an order drawn from the seed while one of these lives.
+struct Order {
+  explicit Order(uint64_t seed) { simgpu::settings().order_seed = seed; }
+  ~Order() {
+    cudaDeviceSynchronize();
+    simgpu::settings().order_seed = 0;
+  }
+};
+// Calls f with many orders; how often it returned true.
+template <class F>
+int count_orders(F&& f) {
+  int count = 0;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    const Order order(seed);
+    count += f() ? 1 : 0;
+  }
+  return count;
+}
+
+TEST(Memory, EveryKindOfCopy) {
+  std::vector<int> values(kSize), back(kSize);
+  std::iota(values.begin(), values.end(), 0);
+  int *a, *b, *pinned, *managed;
+  CUDA_OK(cudaMalloc(&a, kSize * 4));
+  CUDA_OK(cudaMalloc(&b, kSize * 4));
+  CUDA_OK(cudaMallocHost(&pinned, kSize * 4));
+  CUDA_OK(cudaMallocManaged(&managed, kSize * 4));
+  CUDA_OK(cudaMemcpy(a, values.data(), kSize * 4, cudaMemcpyHostToDevice));
+  CUDA_OK(cudaMemcpy(b, a, kSize * 4, cudaMemcpyDeviceToDevice));
+  CUDA_OK(cudaMemcpy(pinned, b, kSize * 4, cudaMemcpyDeviceToHost));
+  CUDA_OK(cudaMemcpy(managed, pinned, kSize * 4, cudaMemcpyDefault));
+  CUDA_OK(cudaMemcpy(back.data(), managed, kSize * 4, cudaMemcpyDefault));
+  EXPECT_EQ(values, back);
+  EXPECT_EQ(cudaErrorInvalidMemcpyDirection,
+            cudaMemcpy(back.data(), values.data(), 4, cudaMemcpyHostToDevice));
+  EXPECT_EQ(cudaErrorInvalidValue, cudaMemcpy(a, values.data(), kSize * 4 + 4, cudaMemcpyHostToDevice));
+  cudaPointerAttributes attributes;
+  CUDA_OK(cudaPointerGetAttributes(&attributes, a + 3));
+  EXPECT_EQ(cudaMemoryTypeDevice, attributes.type);
+  CUDA_OK(cudaPointerGetAttributes(&attributes, pinned));
+  EXPECT_EQ(cudaMemoryTypeHost, attributes.type);
+  CUDA_OK(cudaPointerGetAttributes(&attributes, managed));
+  EXPECT_EQ(cudaMemoryTypeManaged, attributes.type);
+  CUDA_OK(cudaPointerGetAttributes(&attributes, back.data()));
+  EXPECT_EQ(cudaMemoryTypeUnregistered, attributes.type);
+  for (int* p : {a, b, managed}) CUDA_OK(cudaFree(p));
+  CUDA_OK(cudaFreeHost(pinned));
+  EXPECT_EQ(cudaErrorInvalidValue, cudaFree(a));  // twice
+  cudaGetLastError();
+}
+TEST(Memory, TwoDimensions) {
+  std::vector<int> values(6 * 8), back(4 * 6, -1);
+  std::iota(values.begin(), values.end(), 0);
+  DeviceArray<int> device(std::vector<int>(4 * 10));
+  CUDA_OK(cudaMemcpy2D(device, 10 * 4, values.data(), 8 * 4, 6 * 4, 4, cudaMemcpyHostToDevice));
+  CUDA_OK(cudaMemset2D(device.data() + 10, 10 * 4, 0, 2 * 4, 1));
+  CUDA_OK(cudaMemcpy2D(back.data(), 6 * 4, device, 10 * 4, 6 * 4, 4, cudaMemcpyDeviceToHost));
+  for (int r = 0; r < 4; ++r) {
+    for (int c = 0; c < 6; ++c) EXPECT_EQ(r == 1 && c < 2 ? 0 : r * 8 + c, back[r * 6 + c]);
+  }
+}
+TEST(Memory, OutOfMemory) {
+  void* p = nullptr;
+  EXPECT_EQ(cudaErrorMemoryAllocation, cudaMalloc(&p, size_t{41} << 30));
+  EXPECT_EQ(cudaErrorMemoryAllocation, cudaGetLastError());
+  EXPECT_EQ(cudaSuccess, cudaGetLastError());  // not sticky
+  size_t before, after, total;
+  CUDA_OK(cudaMemGetInfo(&before, &total));
+  CUDA_OK(cudaMalloc(&p, 1 << 20));
+  CUDA_OK(cudaMemGetInfo(&after, &total));
+  EXPECT_EQ(before - (1 << 20), after);
+  CUDA_OK(cudaFree(p));
+}
+TEST(Memory, Pools) {
+  cudaStream_t stream;
+  CUDA_OK(cudaStreamCreate(&stream));
+  cudaMemPool_t pool;
+  CUDA_OK(cudaDeviceGetDefaultMemPool(&pool, 0));
+  uint64_t threshold = UINT64_MAX, used = 0, high = 0;
+  CUDA_OK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold));
+  CUDA_OK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &used));
+  int *a, *b;
+  CUDA_OK(cudaMallocAsync(&a, 4096, stream));
+  CUDA_OK(cudaMallocFromPoolAsync(&b, 8192, pool, stream));
+  fill<<<4, 256, 0, stream>>>(a, 3, kSize);
+  CUDA_OK(cudaFreeAsync(b, stream));
+  CUDA_OK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &high));
+  EXPECT_EQ(4096u + 8192u, high);
+  std::vector<int> back(kSize);
+  CUDA_OK(cudaMemcpyAsync(back.data(), a, kSize * 4, cudaMemcpyDeviceToHost, stream));
+  CUDA_OK(cudaStreamSynchronize(stream));
+  EXPECT_EQ(std::vector<int>(kSize, 3), back);
+  CUDA_OK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used));
+  EXPECT_EQ(4096u, used);
+  CUDA_OK(cudaFreeAsync(a, stream));
+  CUDA_OK(cudaStreamDestroy(stream));
+}
+
+__device__ int table[4] = {1, 2, 3, 4};
+__constant__ float scale;
+__global__ void use_symbols(float* out) {
+  out[threadIdx.x] = scale * static_cast<float>(table[threadIdx.x]++);
+}
+TEST(Memory, Symbols) {
+  const float two = 2;
+  CUDA_OK(cudaMemcpyToSymbol(scale, &two, sizeof two));
+  DeviceArray<float> out(4);
+  use_symbols<<<1, 4>>>(out);
+  EXPECT_EQ((std::vector<float>{2, 4, 6, 8}), out.host());
+  int values[4];
+  CUDA_OK(cudaMemcpyFromSymbol(values, table, sizeof values));
+  EXPECT_EQ(5, values[3]);
+  const int zeros[4] = {1, 2, 3, 4};
+  CUDA_OK(cudaMemcpyToSymbol(table, zeros, sizeof zeros));
+  void* address;
+  size_t bytes;
+  CUDA_OK(cudaGetSymbolAddress(&address, table));
+  CUDA_OK(cudaGetSymbolSize(&bytes, table));
+  EXPECT_EQ(16u, bytes);
+  EXPECT_EQ(cudaErrorInvalidValue, cudaMemcpyToSymbol(table, values, sizeof values, 4));
+  cudaGetLastError();
+}
+
+// Two streams: one fills, the other adds. Without the event some order shows the missing wait.
+bool streams_agree(bool with_event) {
+  cudaStream_t first, second;
+  cudaEvent_t filled;
+  cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking);
+  cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking);
+  cudaEventCreate(&filled);
+  DeviceArray<int> in(std::vector<int>(kSize, 1)), out(std::vector<int>(kSize, 1));
+  fill<<<4, 256, 0, first>>>(in, 41, kSize);
+  cudaEventRecord(filled, first);
+  if (with_event) cudaStreamWaitEvent(second, filled, 0);
+  add<<<4, 256, 0, second>>>(in, out, kSize);
+  cudaStreamSynchronize(second);
+  const bool right = out.host() == std::vector<int>(kSize, 42);
+  cudaStreamDestroy(first);
+  cudaStreamDestroy(second);
+  cudaEventDestroy(filled);
+  return right;
+}
+TEST(Streams, MissingEventWaitShows) {
+  EXPECT_LT(count_orders([] { return streams_agree(false); }), 20);
+  EXPECT_GT(count_orders([] { return streams_agree(false); }), 0);  // legal orders of both kinds
+  EXPECT_EQ(20, count_orders([] { return streams_agree(true); }));
+}
+TEST(Streams, OneStreamKeepsItsOrder) {
+  EXPECT_EQ(20, count_orders([] {
+              cudaStream_t stream;
+              cudaStreamCreate(&stream);
+              DeviceArray<int> in(std::vector<int>(kSize, 1)), out(std::vector<int>(kSize, 1));
+              for (int v : {1, 2, 3}) {
+                fill<<<4, 256, 0, stream>>>(in, v, kSize);
+                add<<<4, 256, 0, stream>>>(in, out, kSize);
+              }
+              cudaStreamSynchronize(stream);
+              cudaStreamDestroy(stream);
+              return out.host() == std::vector<int>(kSize, 7);
+            }));
+}
+TEST(Streams, TheLegacyStreamWaitsForBlockingStreams) {
+  EXPECT_EQ(20, count_orders([] {
+              cudaStream_t stream;
+              cudaStreamCreate(&stream);
+              DeviceArray<int> in(std::vector<int>(kSize, 1)), out(std::vector<int>(kSize, 1));
+              fill<<<4, 256, 0, stream>>>(in, 41, kSize);
+              add<<<4, 256>>>(in, out, kSize);
+              cudaDeviceSynchronize();
+              cudaStreamDestroy(stream);
+              return out.host() == std::vector<int>(kSize, 42);
+            }));
+}
+TEST(Streams, HostFunctionsAndQueries) {
+  const Order order(5);
+  cudaStream_t stream;
+  CUDA_OK(cudaStreamCreate(&stream));
+  int calls = 0;
+  CUDA_OK(cudaLaunchHostFunc(
+      stream, [](void* p) { ++*static_cast<int*>(p); }, &calls));
+  EXPECT_EQ(0, calls);
+  EXPECT_EQ(cudaErrorNotReady, cudaStreamQuery(stream));
+  EXPECT_EQ(cudaSuccess, cudaStreamQuery(stream));
+  EXPECT_EQ(1, calls);
+  CUDA_OK(cudaStreamDestroy(stream));
+}
+TEST(Events, Time) {
+  cudaEvent_t a, b;
+  CUDA_OK(cudaEventCreate(&a));
+  CUDA_OK(cudaEventCreate(&b));
+  float ms = -1;
+  EXPECT_EQ(cudaErrorInvalidResourceHandle, cudaEventElapsedTime(&ms, a, b));  // not recorded
+  cudaGetLastError();
+  CUDA_OK(cudaEventRecord(a));
+  CUDA_OK(cudaEventRecord(b));
+  CUDA_OK(cudaEventSynchronize(b));
+  CUDA_OK(cudaEventElapsedTime(&ms, a, b));
+  EXPECT_GE(ms, 0);
+  CUDA_OK(cudaEventDestroy(a));
+  CUDA_OK(cudaEventDestroy(b));
+}
+
+TEST(Graphs, CaptureAndReplay) {
+  cudaStream_t stream, side;
+  cudaEvent_t forked, joined;
+  CUDA_OK(cudaStreamCreate(&stream));
+  CUDA_OK(cudaStreamCreate(&side));
+  CUDA_OK(cudaEventCreate(&forked));
+  CUDA_OK(cudaEventCreate(&joined));
+  DeviceArray<int> in(std::vector<int>(kSize, 0)), out(std::vector<int>(kSize, 0)), other(std::vector<int>(kSize, 0));
+  CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  fill<<<4, 256, 0, stream>>>(in, 5, kSize);
+  CUDA_OK(cudaEventRecord(forked, stream));
+  CUDA_OK(cudaStreamWaitEvent(side, forked, 0));
+  add<<<4, 256, 0, side>>>(in, other, kSize);
+  CUDA_OK(cudaEventRecord(joined, side));
+  add<<<4, 256, 0, stream>>>(in, out, kSize);
+  CUDA_OK(cudaStreamWaitEvent(stream, joined, 0));
+  cudaStreamCaptureStatus status;
+  CUDA_OK(cudaStreamIsCapturing(stream, &status));
+  EXPECT_EQ(cudaStreamCaptureStatusActive, status);
+  cudaGraph_t graph;
+  CUDA_OK(cudaStreamEndCapture(stream, &graph));
+  EXPECT_EQ(std::vector<int>(kSize), out.host());  // nothing has run
+  cudaGraphExec_t exec;
+  CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
+  for (int i = 0; i < 3; ++i) CUDA_OK(cudaGraphLaunch(exec, stream));
+  CUDA_OK(cudaStreamSynchronize(stream));
+  EXPECT_EQ(std::vector<int>(kSize, 15), out.host());
+  EXPECT_EQ(std::vector<int>(kSize, 15), other.host());
+  CUDA_OK(cudaGraphExecDestroy(exec));
+  CUDA_OK(cudaGraphDestroy(graph));
+  for (cudaStream_t s : {stream, side}) CUDA_OK(cudaStreamDestroy(s));
+  for (cudaEvent_t e : {forked, joined}) CUDA_OK(cudaEventDestroy(e));
+}
+TEST(Graphs, UnjoinedCaptureIsAnError) {
+  cudaStream_t stream, side;
+  cudaEvent_t forked;
+  CUDA_OK(cudaStreamCreate(&stream));
+  CUDA_OK(cudaStreamCreate(&side));
+  CUDA_OK(cudaEventCreate(&forked));
+  DeviceArray<int> in(std::vector<int>(kSize, 0));
+  CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  fill<<<4, 256, 0, stream>>>(in, 5, kSize);
+  CUDA_OK(cudaEventRecord(forked, stream));
+  CUDA_OK(cudaStreamWaitEvent(side, forked, 0));
+  fill<<<4, 256, 0, side>>>(in, 6, kSize);
+  EXPECT_EQ(cudaErrorStreamCaptureUnsupported, cudaStreamSynchronize(stream));
+  cudaGraph_t graph;
+  EXPECT_EQ(cudaErrorStreamCaptureUnjoined, cudaStreamEndCapture(stream, &graph));
+  cudaGetLastError();
+  for (cudaStream_t s : {stream, side}) CUDA_OK(cudaStreamDestroy(s));
+  CUDA_OK(cudaEventDestroy(forked));
+}
+
+TEST(Errors, ConfigurationsThatHardwareRefuses) {
+  DeviceArray<int> out(32);
+  fill<<<1, 1025>>>(out, 1, 1);
+  EXPECT_EQ(cudaErrorInvalidConfiguration, cudaGetLastError());
+  fill<<<dim3(1, 65536), 1>>>(out, 1, 1);
+  EXPECT_EQ(cudaErrorInvalidConfiguration, cudaGetLastError());
+  fill<<<0, 32>>>(out, 1, 1);
+  EXPECT_EQ(cudaErrorInvalidConfiguration, cudaGetLastError());
+  fill<<<1, 32, 49 * 1024>>>(out, 1, 1);  // without opting in
+  EXPECT_EQ(cudaErrorInvalidValue, cudaGetLastError());
+  CUDA_OK(cudaFuncSetAttribute(fill, cudaFuncAttributeMaxDynamicSharedMemorySize, 163 * 1024));
+  fill<<<1, 32, 163 * 1024>>>(out, 1, 1);
+  EXPECT_EQ(cudaSuccess, cudaDeviceSynchronize());
+  EXPECT_EQ(cudaErrorInvalidValue,
+            cudaFuncSetAttribute(fill, cudaFuncAttributeMaxDynamicSharedMemorySize, 163 * 1024 + 1));
+  cudaGetLastError();
+}
+__global__ void fault(int* p) { p[1 << 20] = 1; }
+TEST(Errors, AFaultSticksUntilReset) {
+  DeviceArray<int> out(32);
+  fault<<<1, 1>>>(out);
+  EXPECT_EQ(cudaErrorIllegalAddress, cudaDeviceSynchronize());
+  EXPECT_EQ(cudaErrorIllegalAddress, cudaGetLastError());
+  EXPECT_EQ(cudaErrorIllegalAddress, cudaGetLastError());
+  void* p;
+  EXPECT_EQ(cudaErrorIllegalAddress, cudaMalloc(&p, 4));
+  simgpu::clear_fault();
+  EXPECT_EQ(cudaSuccess, cudaMalloc(&p, 4));
+  CUDA_OK(cudaFree(p));
+}
+void allocate_array() {
+  cudaArray_t array;
+  const cudaChannelFormatDesc format{8, 0, 0, 0, cudaChannelFormatKindUnsigned};
+  cudaMallocArray(&array, &format, 16, 16, 0);
+}
+TEST(ErrorsDeathTest, WhatIsNotSimulatedIsNamed) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(allocate_array(), "cudaMallocArray is not simulated");
+}
+
+__global__ void grid_sum(const int* in, int* partial, int* out) {
+  namespace cg = cooperative_groups;
+  const cg::grid_group grid = cg::this_grid();
+  if (threadIdx.x == 0) partial[blockIdx.x] = in[blockIdx.x];
+  grid.sync();
+  if (grid.thread_rank() == 0) {
+    int sum = 0;
+    for (unsigned b = 0; b < gridDim.x; ++b) sum += partial[b];
+    *out = sum;
+  }
+}
+TEST(Launch, CooperativeAndExtended) {
+  std::vector<int> values(100);
+  std::iota(values.begin(), values.end(), 1);
+  DeviceArray<int> in(values), partial(100), out(1);
+  const int* pi = in;
+  int *pp = partial, *po = out;
+  void* args[] = {&pi, &pp, &po};
+  CUDA_OK(cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(grid_sum), dim3(100), dim3(32), args, 0,
+                                      nullptr));
+  EXPECT_EQ(5050, out.host()[0]);
+  EXPECT_EQ(cudaErrorCooperativeLaunchTooLarge,
+            cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(grid_sum), dim3(4000), dim3(32), args,
+                                        0, nullptr));
+  cudaGetLastError();
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(100);
+  config.blockDim = dim3(32);
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  CUDA_OK(cudaLaunchKernelEx(&config, grid_sum, pi, pp, po));
+  EXPECT_EQ(5050, out.host()[0]);
+}
+
+__global__ void __launch_bounds__(256) with_shared(int* out) {
+  __shared__ int values[1024];
+  values[threadIdx.x] = static_cast<int>(threadIdx.x);
+  __syncthreads();
+  out[threadIdx.x] = values[255 - threadIdx.x];
+}
+TEST(Launch, AttributesAndOccupancy) {
+  cudaFuncAttributes attributes;
+  CUDA_OK(cudaFuncGetAttributes(&attributes, with_shared));
+  EXPECT_EQ(4096u, attributes.sharedSizeBytes);
+  EXPECT_EQ(256, attributes.maxThreadsPerBlock);
+  int blocks;
+  CUDA_OK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, with_shared, 256, 0));
+  EXPECT_EQ(8, blocks);  // 2,048 threads
+  CUDA_OK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, with_shared, 32, 0));
+  EXPECT_EQ(32, blocks);
+  CUDA_OK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, with_shared, 32, 40 * 1024));
+  EXPECT_EQ(3, blocks);  // 3 x (40 + 4 + 1) KiB of 164
+}
+
+TEST(Devices, PropertiesOfAnA100) {
+  cudaDeviceProp p;
+  CUDA_OK(cudaGetDeviceProperties(&p, 0));
+  EXPECT_EQ(8, p.major);
+  EXPECT_EQ(0, p.minor);
+  EXPECT_EQ(108, p.multiProcessorCount);
+  EXPECT_EQ(163u * 1024, p.sharedMemPerBlockOptin);
+  int value;
+  CUDA_OK(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, 0));
+  EXPECT_EQ(108, value);
+  EXPECT_EQ(cudaErrorInvalidDevice, cudaSetDevice(1));
+  cudaGetLastError();
+}
+TEST(Devices, Several) {
+  simgpu::settings().devices = 3;
+  int count, peer;
+  CUDA_OK(cudaGetDeviceCount(&count));
+  EXPECT_EQ(3, count);
+  CUDA_OK(cudaDeviceCanAccessPeer(&peer, 0, 2));
+  EXPECT_EQ(1, peer);
+  CUDA_OK(cudaSetDevice(2));
+  {
+    DeviceArray<int> there(kSize);
+    fill<<<4, 256>>>(there, 9, kSize);
+    const int five = 5;
+    CUDA_OK(cudaMemcpyToSymbol(table, &five, 4));  // a variable has an instance on every device
+    CUDA_OK(cudaSetDevice(0));
+    DeviceArray<int> here(kSize);
+    CUDA_OK(cudaMemcpyPeer(here, 0, there, 2, kSize * 4));
+    EXPECT_EQ(std::vector<int>(kSize, 9), here.host());
+    int first;
+    CUDA_OK(cudaMemcpyFromSymbol(&first, table, 4));
+    EXPECT_EQ(1, first);
+  }
+  simgpu::settings().devices = 1;
+}
+
+TEST(Counters, OfAVectorAdd) {
+  DeviceArray<int> in(std::vector<int>(1024, 1)), out(std::vector<int>(1024, 2));
+  simgpu::clear_launches();
+  add<<<4, 256>>>(in, out, 1024);
+  CUDA_OK(cudaDeviceSynchronize());
+  ASSERT_EQ(1u, simgpu::launches().size());
+  const simgpu::Counters& c = simgpu::launches()[0].counters;
+  EXPECT_EQ(4u, c.blocks);
+  EXPECT_EQ(32u, c.warps);
+  EXPECT_EQ(64u, c.global_load_requests);  // two loads a warp
+  EXPECT_EQ(64u * 128, c.global_load_bytes);
+  EXPECT_EQ(64u * 4, c.global_load_sectors);  // 32 bytes each, none wasted
+  EXPECT_EQ(32u * 128, c.global_store_bytes);
+  EXPECT_EQ(0u, c.barriers);
+  EXPECT_EQ(0u, c.divergent_branches);
+}
+__global__ void strided(const int* in, int* out, int stride) {
+  __shared__ int tile[32 * 33];
+  tile[threadIdx.x * stride] = in[threadIdx.x * 8];
+  __syncthreads();
+  if (threadIdx.x < 7) atomicAdd(out, tile[threadIdx.x * stride]);
+}
+TEST(Counters, ConflictsSectorsAtomicsDivergence) {
+  DeviceArray<int> in(std::vector<int>(256, 1)), out(std::vector<int>(1));
+  const auto run = [&](int stride) {
+    simgpu::clear_launches();
+    strided<<<1, 32>>>(in, out, stride);
+    EXPECT_EQ(cudaSuccess, cudaDeviceSynchronize());
+    return simgpu::launches().back().counters;
+  };
+  const simgpu::Counters straight = run(33), conflicts = run(32);
+  EXPECT_EQ(straight.shared_ideal_wavefronts, straight.shared_wavefronts);
+  EXPECT_EQ(31u + 6u,
+            conflicts.shared_wavefronts - conflicts.shared_ideal_wavefronts);  // 32 and 7 lanes on one bank
+  EXPECT_EQ(32u, straight.global_load_sectors);
+  EXPECT_EQ(1u, straight.barriers);
+  EXPECT_GE(straight.atomics, 1u);
+}
+
+}  // namespace
