@@ -18,13 +18,27 @@ std::string hex(u64 value) {
 }
 
 void check_aligned(Warp& w, const Insn& i, u32 mask, u32 bytes, const u64* addresses, const char* space) {
-  if (bytes == 1) return;
+  u64 low_bits = 0;
+  for (int l = 0; l < 32; ++l) low_bits |= (mask >> l & 1) != 0 ? addresses[l] : 0;
+  if ((low_bits & (bytes - 1)) == 0 || bytes == 1) return;
   for_lanes(mask, [&](int l) {
     if (addresses[l] % bytes == 0) return;
     report(w, i, l, FaultKind::kMisaligned,
            std::to_string(bytes) + "-byte access to " + space + " address " + hex(addresses[l])
                + ", which is not a multiple of " + std::to_string(bytes));
   });
+}
+
+// Whether lanes first to first + n - 1 follow each other in memory, or all have one address.
+bool follow(const u64* addresses, u32 first, u32 n, u32 bytes) {
+  u64 wrong = 0;
+  for (u32 l = 0; l < n; ++l) wrong |= addresses[first + l] ^ (addresses[first] + u64{l} * bytes);
+  return wrong == 0;
+}
+bool coincide(const u64* addresses, u32 first, u32 n) {
+  u64 wrong = 0;
+  for (u32 l = 0; l < n; ++l) wrong |= addresses[first + l] ^ addresses[first];
+  return wrong == 0;
 }
 
 // --- global memory ---
@@ -94,10 +108,12 @@ void count_global(u32 mask, const u64* addresses, u32 bytes, u64 low, u64 high, 
 void resolve_global(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* addresses,
                     Access& access) {
   u64 low = ~u64{0}, high = 0;
-  for_lanes(mask, [&](int l) {
+  access.contiguous = mask == kFullMask && follow(addresses, 0, 32, bytes);
+  if (access.contiguous) low = addresses[0], high = low + u64{32} * bytes;
+  for (int l = 0; l < 32; ++l) access.at[l] = reinterpret_cast<u8*>(addresses[l]);
+  for_lanes(access.contiguous ? 0 : mask, [&](int l) {
     low = std::min(low, addresses[l]);
     high = std::max(high, addresses[l] + bytes);
-    access.at[l] = reinterpret_cast<u8*>(addresses[l]);
   });
   if (settings().check_memory) {
     check_aligned(w, i, mask, std::min(bytes, 16u), addresses, "global");
@@ -121,6 +137,14 @@ void count_shared(u32 mask, const u64* offsets, u32 bytes) {
   for (u32 first = 0; first < 32; first += lanes_together) {
     const u32 group = lanes_together == 32 ? mask : mask >> first & ((1u << lanes_together) - 1);
     if (group == 0) continue;
+    const bool whole = group == (lanes_together == 32 ? kFullMask : (1u << lanes_together) - 1);
+    if (whole
+        && (follow(offsets, first, lanes_together, std::max(bytes, 4u))
+            || coincide(offsets, first, lanes_together))) {
+      ++c.shared_wavefronts;
+      ++c.shared_ideal_wavefronts;
+      continue;
+    }
     u32 most = 1, used[32] = {};
     u64 words[32][8];
     for_lanes(group, [&](int l) {
@@ -144,12 +168,14 @@ void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
   Block& block = *w.block;
   const u64 size = u64{block.launch->program->shared_bytes} + block.launch->config.dynamic_shared_bytes,
             room = block.shared.size();
-  for_lanes(mask, [&](int l) {
+  u64 furthest = 0;
+  for (int l = 0; l < 32; ++l) {
+    access.at[l] = reinterpret_cast<u8*>(block.shared.data()) + offsets[l];
+    furthest = std::max(furthest, (mask >> l & 1) != 0 ? offsets[l] : 0);
+  }
+  for_lanes(furthest < size && furthest + bytes <= size ? 0 : mask, [&](int l) {
     const bool reserved = offsets[l] >= room - kReservedShared && offsets[l] + bytes <= room;
-    if (reserved || (offsets[l] + bytes <= size && offsets[l] < size)) {
-      access.at[l] = reinterpret_cast<u8*>(block.shared.data()) + offsets[l];
-      return;
-    }
+    if (reserved || (offsets[l] + bytes <= size && offsets[l] < size)) return;
     report(w, i, l, FaultKind::kOutOfBounds,
            std::string(verb(kind)) + " " + std::to_string(bytes) + " bytes of shared memory at offset "
                + std::to_string(static_cast<i64>(offsets[l])) + "; the block has " + std::to_string(size));
@@ -174,9 +200,7 @@ void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
       if (kind == AccessKind::kWrite) std::memset(state, kInitialised, bytes);
     });
   }
-  if (settings().check_shared_races && !i.relaxed) {
-    for_lanes(mask, [&](int l) { check_shared_race(w, i, l, static_cast<u32>(offsets[l]), bytes, kind); });
-  }
+  if (settings().check_shared_races && !i.relaxed) check_shared_races(w, i, mask, bytes, kind, offsets);
   count_shared(mask, offsets, bytes);
 }
 

@@ -11,7 +11,7 @@ enum class AccessKind : u8 { kRead, kWrite, kAtomic };
 // together).
 struct Access {
   u8* at[32];
-  Space space = Space::kGlobal;  // one for all lanes that are active
+  bool contiguous = false;  // all 32 lanes are active and lane l's bytes follow those of lane l - 1
 };
 // Resolves generic addresses; throws Fault. Lanes in different windows are handled by calling once for each.
 void resolve_access(Warp& warp, const Insn& insn, u32 mask, u32 bytes, AccessKind kind, Access& access);

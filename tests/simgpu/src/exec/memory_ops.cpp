@@ -15,7 +15,11 @@ void load(Warp& w, const Insn& i, u32 mask) {
   const u32* targets = &w.frame->function->operands[i.extra];
   for (u32 k = 0; k < i.count; ++k) {
     std::byte* target = w.file + targets[k];
-    if (i.bytes == i.mode && i.bytes == 4) {
+    if (access.contiguous && i.bytes == 4 && i.mode == 4) {
+      auto* to = reinterpret_cast<u32*>(target);
+      const auto* from = reinterpret_cast<const u32*>(access.at[0]) + k;
+      for (int l = 0; l < 32; ++l) to[l] = from[l * i.count];
+    } else if (i.bytes == i.mode && i.bytes == 4) {
       for_lanes(mask, [&](int l) { std::memcpy(target + 4 * l, access.at[l] + 4 * k, 4); });
     } else {
       for_lanes(mask, [&](int l) {
@@ -35,7 +39,11 @@ void store(Warp& w, const Insn& i, u32 mask) {
   const u32* sources = &w.frame->function->operands[i.extra];
   for (u32 k = 0; k < i.count; ++k) {
     const std::byte* source = w.file + sources[k];
-    if (i.bytes == i.mode && i.bytes == 4) {
+    if (access.contiguous && i.bytes == 4 && i.mode == 4) {
+      const auto* from = reinterpret_cast<const u32*>(source);
+      auto* to = reinterpret_cast<u32*>(access.at[0]) + k;
+      for (int l = 0; l < 32; ++l) to[l * i.count] = from[l];
+    } else if (i.bytes == i.mode && i.bytes == 4) {
       for_lanes(mask, [&](int l) { std::memcpy(access.at[l] + 4 * k, source + 4 * l, 4); });
     } else {
       for_lanes(mask, [&](int l) { std::memcpy(access.at[l] + k * i.bytes, source + l * i.mode, i.bytes); });

@@ -47,6 +47,8 @@ GlobalCell* cells() {
 
 }  // namespace
 
+namespace {
+
 void check_shared_race(Warp& w, const Insn& i, int lane, u32 offset, u32 bytes, AccessKind kind) {
   Block& block = *w.block;
   const auto thread = static_cast<u16>(thread_of(w, lane));
@@ -80,6 +82,35 @@ void check_shared_race(Warp& w, const Insn& i, int lane, u32 offset, u32 bytes, 
       c.write_sync = w.sync;
     }
   }
+}
+
+}  // namespace
+
+// Reads of what nobody has written since the last barrier are most of all accesses: those are only noted.
+void check_shared_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets) {
+  const u32 epoch = w.block->epoch, sync = w.sync;
+  SharedCell* const all = w.block->cells.data();
+  u64 last = ~u64{0};
+  for_lanes(mask, [&](int l) {
+    if (kind == AccessKind::kRead) {
+      const u16 thread = static_cast<u16>(thread_of(w, l));
+      const u64 first = offsets[l] / 4, end = (offsets[l] + bytes - 1) / 4;
+      bool simple = true;
+      for (u64 at = first; at <= end; ++at) {
+        SharedCell& c = all[at];
+        if (c.write_epoch == epoch || c.atomic_epoch == epoch) simple = false;
+        if (!simple) break;
+        if (last == offsets[l] && c.reader == kSeveral) continue;  // a broadcast, noted already
+        const bool again = c.read_epoch == epoch && c.read_sync == sync && c.reader != thread;
+        c.reader = again ? kSeveral : thread;
+        c.read_epoch = epoch;
+        c.read_sync = sync;
+      }
+      last = offsets[l];
+      if (simple) return;
+    }
+    check_shared_race(w, i, l, static_cast<u32>(offsets[l]), bytes, kind);
+  });
 }
 
 void mark_written(Warp& w, int lane, u32 offset, u32 bytes) {

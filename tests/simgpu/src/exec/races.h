@@ -7,7 +7,8 @@ namespace simgpu {
 
 // Shared memory. Ordered: a barrier of the block in between; for lanes of one warp also a convergence point
 // (bar.warp.sync, shfl, vote, ...). Atomics do not race with atomics.
-void check_shared_race(Warp& warp, const Insn& insn, int lane, u32 offset, u32 bytes, AccessKind kind);
+void check_shared_races(Warp& warp, const Insn& insn, u32 mask, u32 bytes, AccessKind kind,
+                        const u64* offsets);
 void mark_written(Warp& warp, int lane, u32 offset, u32 bytes);
 
 // Global memory, between blocks of one launch. From the first device-wide fence, release or acquire of the
