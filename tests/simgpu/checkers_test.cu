@@ -34,6 +34,42 @@ void expect_fault(FaultKind kind, const std::vector<std::string>& pieces,
 }
 std::string at_line(int line) { return "checkers_test.cu:" + std::to_string(line); }
 
+// Every thread reads the flag; one writes it again before the others can be known to have read.
+template <bool kBarrier>
+__global__ void broadcast_then_write(int* out) {
+  __shared__ int flag;
+  if (threadIdx.x == 0) flag = 1;
+  __syncthreads();
+  const int seen = flag;
+  if (kBarrier) __syncthreads();
+  if (threadIdx.x == 0) flag = 2;
+  out[threadIdx.x] = seen;
+}
+TEST(Checkers, SharedRaceOfManyReadersAndAWriter) {
+  DeviceArray<int> out(64);
+  expect_fault(FaultKind::kSharedRace, {"a write by thread 0", "a read by", "broadcast_then_write"},
+               [&] { broadcast_then_write<false><<<1, 64>>>(out); });
+  expect_quiet([&] { broadcast_then_write<true><<<1, 64>>>(out); });
+}
+
+// The rest of 16 bytes is filled with zeros and not read: it may lie outside the allocation.
+__global__ void copy_part(const char* in, int4* out, int bytes) {
+  __shared__ int4 tile[32];
+  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(&tile[threadIdx.x]));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(in + 16 * threadIdx.x),
+               "r"(threadIdx.x == 31 ? bytes : 16));
+  asm volatile("cp.async.wait_all;" ::: "memory");
+  out[threadIdx.x] = tile[threadIdx.x];
+}
+TEST(Checkers, PartialAsyncCopy) {
+  DeviceArray<char> in(std::vector<char>(31 * 16 + 12, 1));
+  DeviceArray<int4> out(32);
+  expect_quiet([&] { copy_part<<<1, 32>>>(in, out, 12); });
+  EXPECT_EQ(0x01010101, out.host()[31].z);
+  EXPECT_EQ(0, out.host()[31].w);
+  expect_fault(FaultKind::kOutOfBounds, {"0 bytes past the end"}, [&] { copy_part<<<1, 32>>>(in, out, 13); });
+}
+
 constexpr int kWriteLine = __LINE__ + 1;
 __global__ void write_at(int* out, int offset) { out[threadIdx.x + offset] = 1; }
 TEST(Checkers, GlobalOutOfBounds) {

@@ -18,6 +18,7 @@ std::string hex(u64 value) {
 }
 
 void check_aligned(Warp& w, const Insn& i, u32 mask, u32 bytes, const u64* addresses, const char* space) {
+  bytes &= ~bytes + 1;  // part of a cp.async's 16 bytes may be any number
   u64 low_bits = 0;
   for (int l = 0; l < 32; ++l) low_bits |= (mask >> l & 1) != 0 ? addresses[l] : 0;
   if ((low_bits & (bytes - 1)) == 0 || bytes == 1) return;

@@ -66,8 +66,8 @@ void async_copy(Warp& w, const Insn& i, u32 mask) {
       reading &= ~(1u << l);  // nothing is read: the address may be anything
   });
   Access access;
-  u32 same = sizes == nullptr ? reading : 0;
-  if (same != 0) resolve_access(w, source, same, i.bytes, AccessKind::kRead, access);
+  if (sizes == nullptr && reading != 0)
+    resolve_access(w, source, reading, i.bytes, AccessKind::kRead, access);
   for_lanes(sizes == nullptr ? 0 : reading, [&](int l) {
     Access one;
     resolve_access(w, source, 1u << l, std::min<u32>(sizes[l], i.bytes), AccessKind::kRead, one);

@@ -45,9 +45,23 @@ GlobalCell* cells() {
   return range;
 }
 
-}  // namespace
-
-namespace {
+void note_read(SharedCell& c, const Warp& w, u16 thread, u32 epoch) {
+  const bool fresh = c.read_epoch != epoch, same_warp = c.reader / 32u == w.index;
+  if (!fresh && same_warp && c.read_sync == w.sync) {
+    c.several_lanes |= c.reader != thread;
+    return;
+  }
+  c.several_warps = !fresh && (c.several_warps || !same_warp);
+  c.several_lanes = false;
+  c.reader = thread;
+  c.read_epoch = epoch;
+  c.read_sync = w.sync;
+}
+bool read_by_others(const SharedCell& c, const Warp& w, u16 thread, u32 epoch) {
+  if (c.read_epoch != epoch) return false;
+  if (c.several_warps || c.reader / 32u != w.index) return true;
+  return c.read_sync == w.sync && (c.several_lanes || c.reader != thread);
+}
 
 void check_shared_race(Warp& w, const Insn& i, int lane, u32 offset, u32 bytes, AccessKind kind) {
   Block& block = *w.block;
@@ -64,14 +78,11 @@ void check_shared_race(Warp& w, const Insn& i, int lane, u32 offset, u32 bytes, 
                       c.atomic);
     }
     if (kind == AccessKind::kRead) {
-      const bool again = c.read_epoch == block.epoch && c.read_sync == w.sync && c.reader != thread;
-      c.reader = again ? kSeveral : thread;
-      c.read_epoch = block.epoch;
-      c.read_sync = w.sync;
+      note_read(c, w, thread, block.epoch);
       continue;
     }
-    if (unordered(w, c.reader, thread, c.read_epoch, c.read_sync) && bytes >= 4 && c.reader != kSeveral) {
-      report_shared(w, i, lane, byte, "a write", "a read", c.reader);
+    if (read_by_others(c, w, thread, block.epoch) && bytes >= 4) {
+      report_shared(w, i, lane, byte, "a write", "a read", c.reader == thread ? kSeveral : c.reader);
     }
     if (kind == AccessKind::kAtomic) {
       c.atomic = c.atomic_epoch == block.epoch && c.atomic != thread ? kSeveral : thread;
@@ -86,28 +97,25 @@ void check_shared_race(Warp& w, const Insn& i, int lane, u32 offset, u32 bytes, 
 
 }  // namespace
 
-// Reads of what nobody has written since the last barrier are most of all accesses: those are only noted.
 void check_shared_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets) {
-  const u32 epoch = w.block->epoch, sync = w.sync;
+  const u32 epoch = w.block->epoch;
   SharedCell* const all = w.block->cells.data();
   u64 last = ~u64{0};
   for_lanes(mask, [&](int l) {
-    if (kind == AccessKind::kRead) {
+    if (kind == AccessKind::kRead) {  // of what nobody has written since the last barrier: only noted
       const u16 thread = static_cast<u16>(thread_of(w, l));
       const u64 first = offsets[l] / 4, end = (offsets[l] + bytes - 1) / 4;
-      bool simple = true;
-      for (u64 at = first; at <= end; ++at) {
-        SharedCell& c = all[at];
-        if (c.write_epoch == epoch || c.atomic_epoch == epoch) simple = false;
-        if (!simple) break;
-        if (last == offsets[l] && c.reader == kSeveral) continue;  // a broadcast, noted already
-        const bool again = c.read_epoch == epoch && c.read_sync == sync && c.reader != thread;
-        c.reader = again ? kSeveral : thread;
-        c.read_epoch = epoch;
-        c.read_sync = sync;
-      }
+      const bool broadcast = offsets[l] == last;
+      bool written = false;
+      for (u64 at = first; at <= end; ++at)
+        written |= all[at].write_epoch == epoch || all[at].atomic_epoch == epoch;
       last = offsets[l];
-      if (simple) return;
+      if (!written) {
+        for (u64 at = first; at <= end; ++at) {
+          if (!broadcast || !all[at].several_lanes) note_read(all[at], w, thread, epoch);
+        }
+        return;
+      }
     }
     check_shared_race(w, i, l, static_cast<u32>(offsets[l]), bytes, kind);
   });

@@ -66,7 +66,9 @@ struct Warp {
 struct SharedCell {
   u32 write_epoch = 0, read_epoch = 0, atomic_epoch = 0;  // block barriers so far, at that time
   u32 write_sync = 0, read_sync = 0;
-  u16 writer = 0, reader = 0, atomic = 0;  // threads; reader 0xffff: several
+  u16 writer = 0, reader = 0, atomic = 0;  // the last thread
+  bool several_lanes = false;  // other lanes of the reader's warp too, since its last convergence point
+  bool several_warps = false;  // other warps too, since the last barrier
 };
 
 struct Launch;
