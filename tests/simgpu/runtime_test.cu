@@ -228,7 +228,8 @@ TEST(Graphs, CaptureAndReplay) {
   CUDA_OK(cudaStreamCreate(&side));
   CUDA_OK(cudaEventCreate(&forked));
   CUDA_OK(cudaEventCreate(&joined));
-  DeviceArray<int> in(std::vector<int>(kSize, 0)), out(std::vector<int>(kSize, 0)), other(std::vector<int>(kSize, 0));
+  DeviceArray<int> in(std::vector<int>(kSize, 0)), out(std::vector<int>(kSize, 0)),
+      other(std::vector<int>(kSize, 0));
   CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
   fill<<<4, 256, 0, stream>>>(in, 5, kSize);
   CUDA_OK(cudaEventRecord(forked, stream));
@@ -362,6 +363,8 @@ TEST(Launch, AttributesAndOccupancy) {
   CUDA_OK(cudaFuncGetAttributes(&attributes, with_shared));
   EXPECT_EQ(4096u, attributes.sharedSizeBytes);
   EXPECT_EQ(256, attributes.maxThreadsPerBlock);
+  EXPECT_GT(attributes.numRegs, 4);  // this program holds machine code too
+  EXPECT_LE(attributes.numRegs, 64);
   int blocks;
   CUDA_OK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, with_shared, 256, 0));
   EXPECT_EQ(8, blocks);  // 2,048 threads
@@ -369,6 +372,27 @@ TEST(Launch, AttributesAndOccupancy) {
   EXPECT_EQ(32, blocks);
   CUDA_OK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, with_shared, 32, 40 * 1024));
   EXPECT_EQ(3, blocks);  // 3 x (40 + 4 + 1) KiB of 164
+}
+
+__global__ void __launch_bounds__(1024, 2) narrow(float* p) { p[threadIdx.x] *= 2; }
+__global__ void wide(float* p) {  // sums of which all are alive at once
+  float v[96];
+#pragma unroll
+  for (int i = 0; i < 96; ++i) v[i] = p[i];
+#pragma unroll
+  for (int i = 0; i < 96; ++i) p[i * 32 + threadIdx.x] = v[95 - i] * v[(i * 7) % 96];
+}
+TEST(Launch, RegistersLimitOccupancy) {
+  cudaFuncAttributes a, b;
+  int blocks;
+  CUDA_OK(cudaFuncGetAttributes(&a, narrow));
+  EXPECT_LE(a.numRegs, 32);
+  CUDA_OK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, narrow, 1024, 0));
+  EXPECT_EQ(2, blocks);
+  CUDA_OK(cudaFuncGetAttributes(&b, wide));
+  EXPECT_GT(b.numRegs, 64);
+  CUDA_OK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, wide, 1024, 0));
+  EXPECT_EQ(0, blocks);  // 1,024 threads of more than 64 registers
 }
 
 TEST(Devices, PropertiesOfAnA100) {

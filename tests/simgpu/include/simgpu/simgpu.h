@@ -12,7 +12,9 @@ namespace simgpu {
 struct LaunchRecord {
   std::string kernel;  // demangled
   Dim3 grid, block;
-  u32 shared_bytes = 0;  // static and dynamic
+  u32 shared_bytes = 0;     // static and dynamic
+  int registers = 0;        // a thread, as ptxas gave them out; 0: the program holds only PTX
+  int resident_blocks = 0;  // of a multiprocessor at a time
   Counters counters;
 };
 // Of this process so far, oldest first; the last 4,096.

@@ -28,15 +28,6 @@ Function* find_function(const void* symbol) {
   return nullptr;
 }
 
-// Blocks of one multiprocessor of sm_80: 2,048 threads, 64 warps, 32 blocks, 164 KiB of shared memory, 1 KiB
-// of it a block.
-int resident_blocks(Kernel& kernel, int threads, size_t dynamic_shared) {
-  const int warps = (threads + 31) / 32;
-  const size_t shared = (kernel.static_shared_bytes() + dynamic_shared + 1024 + 127) / 128 * 128;
-  const int by_shared = static_cast<int>(164 * 1024 / shared);
-  return warps == 0 ? 0 : std::min({64 / warps, 32, by_shared});
-}
-
 cudaError_t launch(Function* function, dim3 grid, dim3 block, void** args, size_t shared, cudaStream_t handle,
                    bool cooperative) {
   Context& context = Context::get();
@@ -68,7 +59,8 @@ cudaError_t launch(Function* function, dim3 grid, dim3 block, void** args, size_
     return failed(cudaErrorInvalidValue);
   const u64 blocks = u64{grid.x} * grid.y * grid.z;
   if (cooperative
-      && blocks > static_cast<u64>(resident_blocks(*kernel, static_cast<int>(threads), shared))
+      && blocks > static_cast<u64>(
+                      resident_blocks(*kernel, registers_of(*function), static_cast<int>(threads), shared))
                       * kMultiprocessors) {
     return failed(cudaErrorCooperativeLaunchTooLarge);
   }
@@ -96,6 +88,26 @@ Kernel* kernel_of(const void* symbol, cudaError_t& error) {
 
 }  // namespace
 
+namespace simgpu {
+
+int registers_of(const Function& function) {
+  const auto found = function.binary->registers.find(function.name);
+  return found == function.binary->registers.end() ? 0 : found->second;
+}
+
+// 2,048 threads, 64 warps, 32 blocks, 65,536 registers given out to warps by 256, and 164 KiB of shared
+// memory by 128 bytes, 1 KiB of it reserved for each block.
+int resident_blocks(const Kernel& kernel, int registers, int threads, size_t dynamic_shared) {
+  const int warps = (threads + 31) / 32;
+  if (warps == 0) return 0;
+  const size_t shared = (kernel.static_shared_bytes() + dynamic_shared + 1024 + 127) / 128 * 128;
+  const int by_shared = static_cast<int>(164 * 1024 / shared);
+  const int by_registers = registers == 0 ? 32 : 65536 / ((registers * 32 + 255) / 256 * 256) / 4 * 4 / warps;
+  return std::min({64 / warps, 32, by_shared, by_registers});
+}
+
+}  // namespace simgpu
+
 extern "C" {
 
 void** __cudaRegisterFatBinary(void* wrapper) {
@@ -103,6 +115,7 @@ void** __cudaRegisterFatBinary(void* wrapper) {
   auto binary = std::make_unique<FatBinary>();
   try {
     binary->ptx = extract_ptx(wrapper);
+    binary->registers = extract_registers(wrapper);
   } catch (const PtxError& e) {
     binary->problem = e.what();  // told when a kernel of it is launched
   }
@@ -191,6 +204,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* out, const void* symbol) {
   out->sharedSizeBytes = kernel->static_shared_bytes();
   out->localSizeBytes = kernel->local_bytes();
   out->maxThreadsPerBlock = static_cast<int>(kernel->max_threads_per_block());
+  out->numRegs = registers_of(*find_function(symbol));
   out->ptxVersion = 80;
   out->binaryVersion = 80;
   out->maxDynamicSharedSizeBytes = find_function(symbol)->dynamic_shared_limit;
@@ -201,7 +215,7 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* out, con
   cudaError_t error;
   Kernel* kernel = kernel_of(symbol, error);
   if (kernel == nullptr) return failed(error);
-  *out = resident_blocks(*kernel, threads, shared);
+  *out = resident_blocks(*kernel, registers_of(*find_function(symbol)), threads, shared);
   return failed(cudaSuccess);
 }
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* out, const void* symbol, int threads,

@@ -50,6 +50,7 @@ struct Capture {
 
 struct FatBinary {
   std::string ptx, problem;
+  std::map<std::string, int> registers;            // a thread, of kernels whose machine code is there too
   std::map<int, std::unique_ptr<Module>> modules;  // by device
 };
 struct Function {
@@ -57,6 +58,11 @@ struct Function {
   std::string name;
   int dynamic_shared_limit = 48 * 1024;
 };
+// Registers a thread as ptxas gave them out, 0 where there is only PTX.
+int registers_of(const Function& function);
+// Blocks of one multiprocessor of sm_80 at a time.
+int resident_blocks(const Kernel& kernel, int registers, int threads, size_t dynamic_shared);
+
 struct Symbol {
   FatBinary* binary = nullptr;
   std::string name;

@@ -1,4 +1,5 @@
 #pragma once
+#include <map>
 #include <string>
 
 namespace simgpu {
@@ -6,5 +7,8 @@ namespace simgpu {
 // The PTX that nvcc embedded: `wrapper` is what host code passes to __cudaRegisterFatBinary. Throws PtxError
 // that names the compile flag to use when there is none that can be read.
 std::string extract_ptx(const void* wrapper);
+// Registers a thread of each kernel, by mangled name, as ptxas gave them out: where the fat binary holds
+// machine code for sm_80 too.
+std::map<std::string, int> extract_registers(const void* wrapper);
 
 }  // namespace simgpu

@@ -22,6 +22,7 @@ std::vector<LaunchRecord>& records() {
 struct Total {
   u64 launches = 0;
   Counters counters;
+  LaunchRecord last;
 };
 std::map<std::string, Total>& totals() {
   static auto* const table = new std::map<std::string, Total>;
@@ -39,19 +40,26 @@ std::string demangled(const std::string& name) {
   return text;
 }
 
+// One line a kernel; resources and occupancy are those of its last launch. Registers "-": the program holds
+// only PTX.
 void print_profile() {
-  std::fprintf(stderr, "%-40s %9s %12s %12s %10s %12s %12s %9s %9s %8s\n", "kernel", "launches", "warp instr",
-               "lane instr", "mma", "global B", "sectors", "conflicts", "diverged", "barriers");
+  std::fprintf(stderr, "%-36s %8s %12s %12s %10s %14s %10s %9s %9s %8s %8s %4s %8s %5s\n", "kernel",
+               "launches", "warp instr", "lane instr", "mma", "global bytes", "sectors", "conflicts",
+               "diverged", "barriers", "atomics", "regs", "shared", "occup");
   for (const auto& [name, t] : totals()) {
     const Counters& c = t.counters;
     u64 instructions = 0;
     for (const u64 n : c.warp_instructions) instructions += n;
     const auto ull = [](u64 n) { return static_cast<unsigned long long>(n); };
+    const u32 warps = (t.last.block.x * t.last.block.y * t.last.block.z + 31) / 32;
+    const std::string registers = t.last.registers == 0 ? "-" : std::to_string(t.last.registers);
     std::fprintf(
-        stderr, "%-40.40s %9llu %12llu %12llu %10llu %12llu %12llu %9llu %9llu %8llu\n", name.c_str(),
-        ull(t.launches), ull(instructions), ull(c.lane_instructions), ull(c.mma_count),
+        stderr, "%-36.36s %8llu %12llu %12llu %10llu %14llu %10llu %9llu %9llu %8llu %8llu %4s %8u %4u%%\n",
+        name.c_str(), ull(t.launches), ull(instructions), ull(c.lane_instructions), ull(c.mma_count),
         ull(c.global_load_bytes + c.global_store_bytes), ull(c.global_load_sectors + c.global_store_sectors),
-        ull(c.shared_wavefronts - c.shared_ideal_wavefronts), ull(c.divergent_branches), ull(c.barriers));
+        ull(c.shared_wavefronts - c.shared_ideal_wavefronts), ull(c.divergent_branches), ull(c.barriers),
+        ull(c.atomics), registers.c_str(), t.last.shared_bytes,
+        static_cast<u32>(t.last.resident_blocks) * warps * 100 / 64);
   }
 }
 void at_exit() {
@@ -62,17 +70,20 @@ void at_exit() {
 
 }  // namespace
 
-void record_launch(const std::string& kernel, const LaunchConfig& config, const Kernel& code,
+void record_launch(const std::string& kernel, const LaunchConfig& config, const Kernel& code, int registers,
                    const Counters& counters) {
   static const bool once = std::atexit(at_exit) == 0;
   (void)once;
   const std::string name = demangled(kernel);
   if (records().size() == kMostRecords) records().erase(records().begin());
-  records().push_back(
-      {name, config.grid, config.block, code.static_shared_bytes() + config.dynamic_shared_bytes, counters});
+  const u32 shared = code.static_shared_bytes() + config.dynamic_shared_bytes;
+  const int threads = static_cast<int>(config.block.x * config.block.y * config.block.z);
+  const int resident = resident_blocks(code, registers, threads, config.dynamic_shared_bytes);
+  records().push_back({name, config.grid, config.block, shared, registers, resident, counters});
   Total& total = totals()[name];
   ++total.launches;
   total.counters += counters;
+  total.last = records().back();
 }
 void record_fault(const Fault& fault) { fault_record() = {fault.kind, fault.what()}; }
 

@@ -5,7 +5,7 @@
 
 namespace simgpu {
 
-void record_launch(const std::string& kernel, const LaunchConfig& config, const Kernel& code,
+void record_launch(const std::string& kernel, const LaunchConfig& config, const Kernel& code, int registers,
                    const Counters& counters);
 void record_fault(const Fault& fault);
 

@@ -1,0 +1,84 @@
+// Programs that cannot be simulated: each is one clear error.
+#include <cstring>
+
+#include "module.h"
+#include "runtime/fat_binary.h"
+#include "support.h"
+
+namespace {
+
+using simgpu::PtxError;
+
+// A fat binary as nvcc lays it out, with one entry.
+struct FatBinary {
+  FatBinary(uint16_t kind, uint32_t arch, uint32_t compressed, const std::string& payload) {
+    const auto put = [&](auto value) { data.append(reinterpret_cast<const char*>(&value), sizeof value); };
+    put(uint32_t{0xba55ed50}), put(uint16_t{1}), put(uint16_t{16}), put(uint64_t{64 + payload.size()});
+    put(kind), put(uint16_t{1}), put(uint32_t{64}), put(uint64_t{payload.size()});
+    put(compressed), put(uint32_t{0}), put(uint16_t{0}), put(uint16_t{8}), put(arch), put(uint32_t{0}),
+        put(uint32_t{0});
+    put(uint64_t{0}), put(uint64_t{0}), put(uint64_t{0});
+    data += payload;
+    wrapper = {0x466243b1, 1, data.data(), nullptr};
+  }
+  std::string data;
+  struct {
+    uint32_t magic, version;
+    const void* data;
+    void* extra;
+  } wrapper;
+};
+std::string error_of(const FatBinary& binary) {
+  try {
+    simgpu::extract_ptx(&binary.wrapper);
+  } catch (const PtxError& e) {
+    return e.what();
+  }
+  return "no error";
+}
+#define EXPECT_HAS(text, piece) EXPECT_NE(std::string::npos, (text).find(piece)) << (text)
+
+TEST(BadInput, FatBinaries) {
+  const FatBinary good(1, 80, 0, ".version 9.0");
+  EXPECT_EQ(".version 9.0", simgpu::extract_ptx(&good.wrapper));
+  const char* const flags = "-no-compress -gencode arch=compute_80,code=compute_80";
+  const std::string machine_code = error_of(FatBinary(2, 80, 0, "ELF")),
+                    compressed = error_of(FatBinary(1, 80, 12, "zstd")),
+                    newer = error_of(FatBinary(1, 90, 0, ".target sm_90a"));
+  EXPECT_HAS(machine_code, "it holds no PTX");
+  EXPECT_HAS(compressed, "its PTX is compressed");
+  EXPECT_HAS(newer, "compute_90");
+  for (const std::string& text : {machine_code, compressed, newer}) EXPECT_HAS(text, flags);
+  const FatBinary other(1, 80, 0, "x");
+  auto wrapper = other.wrapper;
+  wrapper.magic = 7;
+  EXPECT_THROW(simgpu::extract_ptx(&wrapper), PtxError);
+}
+
+std::string decode_error(const std::string& body) {
+  const std::string ptx =
+      ".version 9.0\n.target sm_80\n.address_size 64\n.file 1 \"kernels/sum.cu\"\n.visible .entry sum(.param "
+      ".u64 out)\n{\n.reg .b32 %r<4>;\n"
+      + body + "\nret;\n}\n";
+  try {
+    const auto module = simgpu::parse_module(ptx, 0);
+    simgpu::Kernel* kernel = module->find_kernel("sum");
+    if (kernel == nullptr) return "no kernel";
+    kernel->local_bytes();  // decodes
+  } catch (const PtxError& e) {
+    return e.what();
+  }
+  return "no error";
+}
+TEST(BadInput, InstructionsAreNamedWithTheirLine) {
+  EXPECT_EQ("no error", decode_error("add.u32 %r1, %r1, 1;"));
+  const std::string unknown = decode_error(".loc 1 42 3\nwgmma.fence.sync.aligned;");
+  EXPECT_HAS(unknown, "wgmma.fence.sync.aligned");
+  EXPECT_HAS(unknown, "kernels/sum.cu:42");
+  EXPECT_HAS(unknown, "sum");
+  EXPECT_HAS(decode_error("add.u32 %r1, %r9, 1;"), "%r9");
+  EXPECT_NE("no error", decode_error("add.u32 %r1, %r1"));
+  EXPECT_NE("no error", decode_error("bra nowhere;"));
+}
+
+}  // namespace
