@@ -432,6 +432,20 @@ TEST(Devices, Several) {
   simgpu::settings().devices = 1;
 }
 
+// What the process prints when it ends.
+void run_and_exit() {
+  simgpu::settings().profile = true;
+  int* kept;
+  cudaMalloc(&kept, 1000 * sizeof(int));
+  fill<<<4, 256>>>(kept, 1, 1000);
+  std::exit(cudaDeviceSynchronize() == cudaSuccess ? 0 : 1);
+}
+TEST(ExitDeathTest, ProfileAndLeaks) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(run_and_exit(), testing::ExitedWithCode(0),
+              "kernel +launches +warp instr.*fill.*not freed: cudaMalloc #1, 4000 bytes");
+}
+
 TEST(Counters, OfAVectorAdd) {
   DeviceArray<int> in(std::vector<int>(1024, 1)), out(std::vector<int>(1024, 2));
   simgpu::clear_launches();
