@@ -116,49 +116,63 @@ Frame* BlockRunner::enter(Warp& w, const Function& function, Frame* caller, u32 
   return frame;
 }
 
-void BlockRunner::fill_special(Warp& w, Frame& frame) {
-  frame.block_serial = block_.serial;
+// A special register's value in a lane of the warp.
+u32 BlockRunner::special(const Warp& w, std::string_view name, u32 lane) const {
   const Dim3 d = launch_.config.block, g = launch_.config.grid, b = block_.index;
+  const u32 t = w.index * 32 + lane, bit = 1u << lane, below = bit - 1;
+  const auto shared = static_cast<u32>(block_.shared.size());
+  const std::pair<std::string_view, u32> values[] = {
+      {"%tid.x", t % d.x},
+      {"%tid.y", t / d.x % d.y},
+      {"%tid.z", t / d.x / d.y},
+      {"%ntid.x", d.x},
+      {"%ntid.y", d.y},
+      {"%ntid.z", d.z},
+      {"%ctaid.x", b.x},
+      {"%ctaid.y", b.y},
+      {"%ctaid.z", b.z},
+      {"%nctaid.x", g.x},
+      {"%nctaid.y", g.y},
+      {"%nctaid.z", g.z},
+      {"%laneid", lane},
+      {"%warpid", w.index},
+      {"%nwarpid", static_cast<u32>(warps_.size())},
+      {"%smid", static_cast<u32>(block_.linear % 108)},
+      {"%nsmid", 108},
+      {"%gridid", launch_.id},
+      {"%lanemask_eq", bit},
+      {"%lanemask_le", below | bit},
+      {"%lanemask_lt", below},
+      {"%lanemask_ge", ~below},
+      {"%lanemask_gt", ~(below | bit)},
+      {"%dynamic_smem_size", launch_.config.dynamic_shared_bytes},
+      {"%total_smem_size", shared - kReservedShared - kSharedGuard},
+      {"%envreg1", static_cast<u32>(launch_.config.grid_workspace >> 32)},
+      {"%envreg2", static_cast<u32>(launch_.config.grid_workspace)},
+      {"%reserved_smem_offset_1", shared - kReservedShared}};
+  return std::find_if(std::begin(values), std::end(values), [&](const auto& v) { return v.first == name; })
+      ->second;
+}
+
+// A frame stays with its warp: most special registers are the same in the next block.
+void BlockRunner::fill_special(Warp& w, Frame& frame) {
+  const bool fresh = frame.block_serial == 0;
+  frame.block_serial = block_.serial;
   for (const Special& s : frame.function->specials) {
-    u32* slot = reinterpret_cast<u32*>(frame.data + s.offset);
-    for (u32 l = 0; l < 32; ++l) {
-      const u32 t = w.index * 32 + l, bit = 1u << l, below = bit - 1;
-      const u32 values[] = {t % d.x,
-                            t / d.x % d.y,
-                            t / d.x / d.y,
-                            d.x,
-                            d.y,
-                            d.z,
-                            b.x,
-                            b.y,
-                            b.z,
-                            g.x,
-                            g.y,
-                            g.z,
-                            l,
-                            w.index,
-                            static_cast<u32>(warps_.size()),
-                            static_cast<u32>(block_.linear % 108),
-                            108,
-                            launch_.id,
-                            bit,
-                            below | bit,
-                            below,
-                            ~below,
-                            ~(below | bit),
-                            launch_.config.dynamic_shared_bytes,
-                            static_cast<u32>(block_.shared.size()) - kReservedShared - kSharedGuard,
-                            static_cast<u32>(launch_.config.grid_workspace >> 32),
-                            static_cast<u32>(launch_.config.grid_workspace),
-                            static_cast<u32>(block_.shared.size()) - kReservedShared};
-      slot[l] = values[s.index];
+    const std::string_view name = kSpecialNames[s.index];
+    auto* slot = reinterpret_cast<u32*>(frame.data + s.offset);
+    if (name.starts_with("%ctaid.") || name == "%smid") {
+      std::fill_n(slot, 32, special(w, name, 0));
+    } else if (fresh) {
+      for (u32 l = 0; l < 32; ++l) slot[l] = special(w, name, l);
     }
   }
 }
 
 void BlockRunner::turn() {
   bool progress = false;
-  for (Warp& w : warps_) progress |= run_warp(w);
+  const size_t n = warps_.size(), first = launch_.config.order_seed * (block_.linear + ++turns_) % n;
+  for (size_t k = 0; k < n; ++k) progress |= run_warp(warps_[(first + k) % n]);
   if (!finished()) release_barrier(!progress);
   if (any_spun_)
     ++spells_;

@@ -1,5 +1,6 @@
 #pragma once
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "exec/warp.h"
@@ -21,6 +22,7 @@ class BlockRunner {
 
  private:
   Frame* enter(Warp& warp, const Function& function, Frame* caller, u32 lanes);
+  u32 special(const Warp& warp, std::string_view name, u32 lane) const;
   void fill_special(Warp& warp, Frame& frame);
   static bool behind(const Split& a, const Split& b);
   i32 choose(Warp& warp);
@@ -43,6 +45,7 @@ class BlockRunner {
   u32 arrived_[16] = {};                                    // by bar.arrive
   bool spun_ = false, any_spun_ = false;
   u32 spells_ = 0;
+  u64 turns_ = 0;
 };
 
 Counters execute(Launch& launch);
