@@ -19,6 +19,8 @@ void load(Warp& w, const Insn& i, u32 mask) {
       auto* to = reinterpret_cast<u32*>(target);
       const auto* from = reinterpret_cast<const u32*>(access.at[0]) + k;
       for (int l = 0; l < 32; ++l) to[l] = from[l * i.count];
+    } else if (i.bytes == i.mode && i.bytes == 4 && mask == kFullMask) {
+      for (int l = 0; l < 32; ++l) std::memcpy(target + 4 * l, access.at[l] + 4 * k, 4);
     } else if (i.bytes == i.mode && i.bytes == 4) {
       for_lanes(mask, [&](int l) { std::memcpy(target + 4 * l, access.at[l] + 4 * k, 4); });
     } else {
