@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <thread>
@@ -94,8 +95,11 @@ T* device(size_t n) {
   return p;
 }
 
+const char* filter = "";  // only what has this in its name
+
 // `work` in units of the rate, or 0: from the lane instructions counted.
 void report(const char* what, const char* unit, double work, const std::function<void()>& run) {
+  if (std::strstr(what, filter) == nullptr) return;
   double rates[2], times[2];
   for (const bool on : {false, true}) {
     checkers(on);
@@ -123,7 +127,8 @@ std::string large_module() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  if (argc > 1) filter = argv[1];
   const int n = 1 << 20;
   float *x = device<float>(n), *y = device<float>(n), *m = device<float>(512 * 512 * 3);
   std::printf("%u host threads\n", simgpu::settings().threads > 0

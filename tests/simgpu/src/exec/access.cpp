@@ -224,6 +224,10 @@ void resolve_local(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind,
 void resolve_params(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets,
                     Access& access) {
   const std::span<const u8> params = w.block->launch->params;
+  if (kind == AccessKind::kRead && coincide(offsets, 0, 32) && offsets[0] + bytes <= params.size()) {
+    std::fill_n(access.at, 32, const_cast<u8*>(params.data()) + offsets[0]);
+    return;
+  }
   for_lanes(mask, [&](int l) {
     if (kind != AccessKind::kRead || offsets[l] + bytes > params.size()) {
       report(w, i, l, FaultKind::kOutOfBounds,

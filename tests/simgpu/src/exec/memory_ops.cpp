@@ -1,38 +1,62 @@
 // ld, st, cp.async, fences.
 #include <algorithm>
+#include <type_traits>
 
 #include "exec/access.h"
 
 namespace simgpu {
 namespace {
 
+// f(std::integral_constant<u32, n>) for a width of 1, 2, 4, 8 or 16 bytes: copies of a constant size are
+// moves.
+template <class F>
+void with_width(u32 n, F&& f) {
+  switch (n) {
+    case 1:
+      return f(std::integral_constant<u32, 1>());
+    case 2:
+      return f(std::integral_constant<u32, 2>());
+    case 4:
+      return f(std::integral_constant<u32, 4>());
+    case 8:
+      return f(std::integral_constant<u32, 8>());
+    default:
+      return f(std::integral_constant<u32, 16>());
+  }
+}
+
+// One register from element k of every lane's memory.
+template <bool kSignExtend>
+void load_element(std::byte* target, const Insn& i, u32 mask, const Access& access, u32 k) {
+  if (access.contiguous && i.bytes == 4 && i.mode == 4) {
+    auto* to = reinterpret_cast<u32*>(target);
+    const auto* from = reinterpret_cast<const u32*>(access.at[0]) + k;
+    for (int l = 0; l < 32; ++l) to[l] = from[l * i.count];
+    return;
+  }
+  with_width(i.bytes, [&](auto width) {
+    constexpr u32 kBytes = width;
+    if (i.mode == kBytes) {
+      for_lanes(mask, [&](int l) { std::memcpy(target + kBytes * l, access.at[l] + kBytes * k, kBytes); });
+    } else if constexpr (kBytes < 8) {
+      with_width(i.mode, [&](auto register_width) {
+        for_lanes(mask, [&](int l) {
+          u64 value[2] = {};
+          std::memcpy(value, access.at[l] + kBytes * k, kBytes);
+          if (kSignExtend && (value[0] >> (8 * kBytes - 1) & 1) != 0) value[0] |= ~u64{0} << (8 * kBytes);
+          std::memcpy(target + register_width * l, value, register_width);
+        });
+      });
+    }
+  });
+}
 // The registers of a vector, or the one: operands[extra ...], each of register width `mode`.
 template <bool kSignExtend>
 void load(Warp& w, const Insn& i, u32 mask) {
   Access access;
-  const u32 total = u32{i.bytes} * i.count;
-  resolve_access(w, i, mask, total, AccessKind::kRead, access);
+  resolve_access(w, i, mask, u32{i.bytes} * i.count, AccessKind::kRead, access);
   const u32* targets = &w.frame->function->operands[i.extra];
-  for (u32 k = 0; k < i.count; ++k) {
-    std::byte* target = w.file + targets[k];
-    if (access.contiguous && i.bytes == 4 && i.mode == 4) {
-      auto* to = reinterpret_cast<u32*>(target);
-      const auto* from = reinterpret_cast<const u32*>(access.at[0]) + k;
-      for (int l = 0; l < 32; ++l) to[l] = from[l * i.count];
-    } else if (i.bytes == i.mode && i.bytes == 4 && mask == kFullMask) {
-      for (int l = 0; l < 32; ++l) std::memcpy(target + 4 * l, access.at[l] + 4 * k, 4);
-    } else if (i.bytes == i.mode && i.bytes == 4) {
-      for_lanes(mask, [&](int l) { std::memcpy(target + 4 * l, access.at[l] + 4 * k, 4); });
-    } else {
-      for_lanes(mask, [&](int l) {
-        u64 value = 0;
-        std::memcpy(&value, access.at[l] + k * i.bytes, i.bytes);
-        if (kSignExtend && i.bytes < 8 && (value >> (8 * i.bytes - 1) & 1) != 0)
-          value |= ~u64{0} << (8 * i.bytes);
-        std::memcpy(target + l * i.mode, &value, i.mode);
-      });
-    }
-  }
+  for (u32 k = 0; k < i.count; ++k) load_element<kSignExtend>(w.file + targets[k], i, mask, access, k);
 }
 void store(Warp& w, const Insn& i, u32 mask) {
   Access access;
@@ -45,11 +69,12 @@ void store(Warp& w, const Insn& i, u32 mask) {
       const auto* from = reinterpret_cast<const u32*>(source);
       auto* to = reinterpret_cast<u32*>(access.at[0]) + k;
       for (int l = 0; l < 32; ++l) to[l * i.count] = from[l];
-    } else if (i.bytes == i.mode && i.bytes == 4) {
-      for_lanes(mask, [&](int l) { std::memcpy(access.at[l] + 4 * k, source + 4 * l, 4); });
-    } else {
-      for_lanes(mask, [&](int l) { std::memcpy(access.at[l] + k * i.bytes, source + l * i.mode, i.bytes); });
+      continue;
     }
+    with_width(i.bytes, [&](auto width) {
+      constexpr u32 kBytes = width;
+      for_lanes(mask, [&](int l) { std::memcpy(access.at[l] + kBytes * k, source + l * i.mode, kBytes); });
+    });
   }
 }
 
