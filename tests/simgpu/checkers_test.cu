@@ -34,6 +34,20 @@ void expect_fault(FaultKind kind, const std::vector<std::string>& pieces,
 }
 std::string at_line(int line) { return "checkers_test.cu:" + std::to_string(line); }
 
+// Every block reads a flag that the last one to come also writes.
+__global__ void read_all_write_one(int* flag, int* out, bool apart) {
+  out[blockIdx.x] = flag[0];
+  if (blockIdx.x == gridDim.x - 1) flag[apart ? 1 : 0] = 2;
+}
+TEST(Checkers, GlobalRaceOfManyReadersAndAWriter) {
+  simgpu::settings().threads = 1;  // the writer is then the last reader too
+  DeviceArray<int> flag(std::vector<int>{1, 1}), out(8);
+  expect_fault(FaultKind::kGlobalRace, {"a write by block 7", "a read by several blocks"},
+               [&] { read_all_write_one<<<8, 1>>>(flag, out, false); });
+  expect_quiet([&] { read_all_write_one<<<8, 1>>>(flag, out, true); });
+  simgpu::settings().threads = 0;
+}
+
 // Every thread reads the flag; one writes it again before the others can be known to have read.
 template <bool kBarrier>
 __global__ void broadcast_then_write(int* out) {

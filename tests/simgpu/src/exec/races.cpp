@@ -33,8 +33,9 @@ bool unordered(const Warp& w, u16 other, u32 thread, u32 epoch, u32 sync) {
 struct GlobalCell {
   std::atomic<u32> launch;
   u32 writer;  // block + 1; 0: none
-  u32 reader;  // the last one
+  u32 reader;  // block + 1, or kSeveralBlocks
 };
+constexpr u32 kSeveralBlocks = 0xffffffff;
 GlobalCell* cells() {
   static auto* const range = static_cast<GlobalCell*>(
       mmap(nullptr, memory::kReservedBytes / 4 * sizeof(GlobalCell), PROT_READ | PROT_WRITE,
@@ -151,13 +152,14 @@ void check_global_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind 
                    + std::to_string(writer - 1) + " of the same launch; " + memory::describe(addresses[l]));
       }
       if (kind == AccessKind::kRead) {
-        c.reader = me;
+        c.reader = c.reader == 0 || c.reader == me ? me : kSeveralBlocks;
       } else {
         if (c.reader != 0 && c.reader != me && !block.launch->synchronised.load(std::memory_order_relaxed)) {
-          report(w, i, l, FaultKind::kGlobalRace,
-                 "race on global memory: a write by block " + std::to_string(me - 1) + " and a read by block "
-                     + std::to_string(c.reader - 1) + " of the same launch; "
-                     + memory::describe(addresses[l]));
+          report(
+              w, i, l, FaultKind::kGlobalRace,
+              "race on global memory: a write by block " + std::to_string(me - 1) + " and a read by "
+                  + (c.reader == kSeveralBlocks ? "several blocks" : "block " + std::to_string(c.reader - 1))
+                  + " of the same launch; " + memory::describe(addresses[l]));
         }
         c.writer = me;
       }
