@@ -77,6 +77,22 @@ TO16(f16_rz, "cvt.rz.f16.f32")
 TO16(f16_rm, "cvt.rm.f16.f32")
 TO16(f16_rp, "cvt.rp.f16.f32")
 TO16(bf16_rn, "cvt.rn.bf16.f32")
+TO16(bf16_rz, "cvt.rz.bf16.f32")
+// Two at once: the second operand goes to the low half.
+#define TO32(name, cvt)                                                    \
+  __global__ void name(const float* in, uint16_t* out, int n) {            \
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;                   \
+    if (2 * i >= n) return;                                                \
+    const float high = 2 * i + 1 < n ? in[2 * i + 1] : 0.0f;               \
+    unsigned pair;                                                         \
+    asm(cvt " %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(in[2 * i]));      \
+    out[2 * i] = static_cast<uint16_t>(pair);                              \
+    if (2 * i + 1 < n) out[2 * i + 1] = static_cast<uint16_t>(pair >> 16); \
+  }
+TO32(f16x2_rn, "cvt.rn.f16x2.f32")
+TO32(f16x2_rz, "cvt.rz.f16x2.f32")
+TO32(bf16x2_rn, "cvt.rn.bf16x2.f32")
+TO32(bf16x2_rz, "cvt.rz.bf16x2.f32")
 
 void check(void (*kernel)(const float*, uint16_t*, int), int exponent, int mantissa, Mode mode) {
   const std::vector<double> values = table(exponent, mantissa);
@@ -99,7 +115,136 @@ TEST(Convert, FloatToHalfNearest) { check(f16_rn, 5, 10, Mode::kNearest); }
 TEST(Convert, FloatToHalfTowardsZero) { check(f16_rz, 5, 10, Mode::kZero); }
 TEST(Convert, FloatToHalfDown) { check(f16_rm, 5, 10, Mode::kDown); }
 TEST(Convert, FloatToHalfUp) { check(f16_rp, 5, 10, Mode::kUp); }
+TEST(Convert, FloatToPairsOfHalves) {
+  check(f16x2_rn, 5, 10, Mode::kNearest);
+  check(f16x2_rz, 5, 10, Mode::kZero);
+  check(bf16x2_rn, 8, 7, Mode::kNearest);
+  check(bf16x2_rz, 8, 7, Mode::kZero);
+}
+TEST(Convert, FloatToBfloatTowardsZero) { check(bf16_rz, 8, 7, Mode::kZero); }
 TEST(Convert, FloatToBfloatNearest) { check(bf16_rn, 8, 7, Mode::kNearest); }
+
+// tf32: ten bits of fraction, ties away from zero; the other 13 bits are zero.
+__global__ void to_tf32(const float* in, unsigned* out, int n) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(out[i]) : "f"(in[i]));
+}
+TEST(Convert, FloatToTf32) {
+  const std::vector<float> in = samples();
+  const int n = static_cast<int>(in.size());
+  DeviceArray<float> device(in);
+  DeviceArray<unsigned> out(in.size());
+  to_tf32<<<(n + 255) / 256, 256>>>(device, out, n);
+  CUDA_OK(cudaDeviceSynchronize());
+  const auto got = out.host();
+  for (size_t i = 0; i < in.size(); ++i) {
+    if (std::isnan(in[i])) {
+      ASSERT_TRUE(std::isnan(as_float(got[i])));
+      continue;
+    }
+    unsigned bits;
+    std::memcpy(&bits, &in[i], 4);
+    const unsigned below = bits & ~0x1fffu, want = std::isinf(in[i])       ? bits
+                                                   : (bits & 0x1000u) != 0 ? below + 0x2000u
+                                                                           : below;
+    ASSERT_EQ(want, got[i]) << in[i];
+  }
+}
+
+// To float in the four roundings from double and from integers: of the two floats around the value the right
+// one.
+template <class T>
+__global__ void to_floats(const T* in, float* out, int n) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= n) return;
+  if constexpr (std::is_same_v<T, double>) {
+    out[i] = __double2float_rn(in[i]), out[n + i] = __double2float_rz(in[i]);
+    out[2 * n + i] = __double2float_rd(in[i]), out[3 * n + i] = __double2float_ru(in[i]);
+  } else if constexpr (std::is_same_v<T, int>) {
+    out[i] = __int2float_rn(in[i]), out[n + i] = __int2float_rz(in[i]);
+    out[2 * n + i] = __int2float_rd(in[i]), out[3 * n + i] = __int2float_ru(in[i]);
+  } else if constexpr (std::is_same_v<T, unsigned>) {
+    out[i] = __uint2float_rn(in[i]), out[n + i] = __uint2float_rz(in[i]);
+    out[2 * n + i] = __uint2float_rd(in[i]), out[3 * n + i] = __uint2float_ru(in[i]);
+  } else if constexpr (std::is_same_v<T, long long>) {
+    out[i] = __ll2float_rn(in[i]), out[n + i] = __ll2float_rz(in[i]);
+    out[2 * n + i] = __ll2float_rd(in[i]), out[3 * n + i] = __ll2float_ru(in[i]);
+  } else {
+    out[i] = __ull2float_rn(in[i]), out[n + i] = __ull2float_rz(in[i]);
+    out[2 * n + i] = __ull2float_rd(in[i]), out[3 * n + i] = __ull2float_ru(in[i]);
+  }
+}
+// long double holds every one of these exactly.
+float rounded(long double x, int mode) {
+  const bool negative = std::signbit(x);
+  const long double magnitude = std::fabs(x);
+  float low = static_cast<float>(magnitude);
+  if (static_cast<long double>(low) > magnitude) low = std::nextafter(low, 0.0f);
+  float result = low;
+  if (static_cast<long double>(low) != magnitude) {
+    const float high = std::nextafter(low, INFINITY);
+    unsigned bits;
+    std::memcpy(&bits, &low, 4);
+    const long double next = std::isinf(high) ? 0x1p128L : static_cast<long double>(high);
+    const long double below = magnitude - low, above = next - magnitude;
+    const bool up = mode == 0   ? below > above || (below == above && bits % 2 == 1)
+                    : mode == 1 ? false
+                    : mode == 2 ? negative
+                                : !negative;
+    if (up) result = high;
+  }
+  return negative ? -result : result;
+}
+template <class T>
+void check_to_float(const std::vector<T>& in) {
+  const int n = static_cast<int>(in.size());
+  DeviceArray<T> device(in);
+  DeviceArray<float> out(in.size() * 4);
+  to_floats<<<(n + 255) / 256, 256>>>(device.data(), out.data(), n);
+  CUDA_OK(cudaDeviceSynchronize());
+  const auto got = out.host();
+  for (int mode = 0; mode < 4; ++mode) {
+    for (int i = 0; i < n; ++i) {
+      const float want = rounded(static_cast<long double>(in[static_cast<size_t>(i)]), mode),
+                  is = got[static_cast<size_t>(mode) * n + i];
+      ASSERT_TRUE(want == is && std::signbit(want) == std::signbit(is))
+          << in[static_cast<size_t>(i)] << ", rounding " << mode << ": " << is << ", not " << want;
+    }
+  }
+}
+TEST(Convert, DoubleAndIntegersToFloat) {
+  uint64_t state = 1;
+  const auto draw = [&] {
+    return state = state * 6364136223846793005u + 1442695040888963407u, state ^ state >> 29;
+  };
+  std::vector<double> doubles{0.0,      -0.0,         1e300,        -1e300,    0x1.ffffffp127,
+                              0x1p-150, 0x1.000001p0, 0x1.000003p0, 0x1.8p-149};
+  std::vector<int> ints{0, 1, -1, INT32_MAX, INT32_MIN, 16777217, 16777219};
+  std::vector<unsigned> unsigneds{0, 1, UINT32_MAX, 16777217, 0xffffff7f, 0xffffff80};
+  std::vector<long long> longs{0, -1, INT64_MAX, INT64_MIN, (1ll << 53) + 1, (1ll << 62) + (1ll << 38) + 1};
+  std::vector<unsigned long long> ulongs{0,
+                                         1,
+                                         UINT64_MAX,
+                                         (1ull << 63) + (1ull << 39),
+                                         (1ull << 63) + (1ull << 39) + 1,
+                                         (1ull << 63) + (1ull << 39) - 1};
+  for (int i = 0; i < 100'000; ++i) {
+    const uint64_t bits = draw(), exponent = 1023 - 160 + draw() % 300;
+    double d;
+    const uint64_t pattern = (bits & 0x800fffffffffffffu) | exponent << 52;
+    std::memcpy(&d, &pattern, 8);
+    doubles.push_back(d);
+    ints.push_back(static_cast<int>(bits) >> draw() % 32);
+    unsigneds.push_back(static_cast<unsigned>(bits) >> draw() % 32);
+    longs.push_back(static_cast<long long>(bits) >> draw() % 64);
+    ulongs.push_back(bits >> draw() % 64);
+  }
+  check_to_float(doubles);
+  check_to_float(ints);
+  check_to_float(unsigneds);
+  check_to_float(longs);
+  check_to_float(ulongs);
+}
 
 __global__ void to_integers(const float* in, int* out, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
