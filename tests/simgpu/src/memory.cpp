@@ -1,7 +1,10 @@
 #include "memory.h"
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdio>
+#include <deque>
 #include <map>
 #include <mutex>
 
@@ -10,50 +13,106 @@
 namespace simgpu::memory {
 namespace {
 
-u8* reserve(const char* what) {
-  void* range = mmap(nullptr, kReservedBytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+u8* reserve(u64 bytes, const char* what) {
+  void* range =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (range == MAP_FAILED) throw PtxError(std::string("simulated GPU: no address space for ") + what);
   return static_cast<u8*>(range);
 }
 
-constexpr u64 kAlignment = 256, kGap = 4096;
+// Every allocation has pages of its own, a slot, in which it starts behind kOffset bytes.
+constexpr u64 kPage = 4096, kOffset = 256, kGap = kPage;
+// Freed slots wait this long before their addresses are used again ...
+constexpr size_t kMostWaiting = 4096;
+// ... and no longer than the pages that they keep are this many bytes in all. Pages beyond it are given back.
+constexpr u64 kMostKept = u64{128} << 20;
 
-// Guards everything below; made before the first use, so that registration from static constructors works.
+// Slots come in eight sizes a power of two, so that one that is free fits often.
+u64 slot_bytes(u64 size) {
+  const u64 pages = (kOffset + size + kGap + kPage - 1) / kPage;
+  const int shift = std::max(0, static_cast<int>(std::bit_width(pages)) - 4);
+  return ((pages + (u64{1} << shift) - 1) >> shift << shift) * kPage;
+}
+
+// Guards everything below; made before the first use, so that registration from static constructors works,
+// and never destroyed, so that static destructors may free.
 struct State {
   std::mutex mutex;
-  std::map<u64, Allocation> allocations;  // by base, freed ones included
-  u64 next = kGap;
+  std::map<u64, Allocation> allocations;  // by base; freed ones until their slot is used again
+  std::map<u64, std::vector<u64>> free;   // offsets of free slots, by size
+  std::deque<u64> waiting;                // bases of freed allocations, oldest first
+  u64 kept = 0;                           // bytes of waiting slots that keep their pages
+  u64 next = kPage;
   u64 ids = 0;
   std::array<u64, 64> live = {};  // bytes by device
+  std::map<u64, u64> registered;  // size by address
 };
 State& state() {
   static auto* const s = new State;
   return *s;
 }
 
+u64 offset_of(u64 address) { return address - reinterpret_cast<u64>(base()); }
+
+bool counts(const Allocation& a) {
+  return a.kind != MemoryKind::kPinnedHost && a.kind != MemoryKind::kVariable;
+}
+
+// The pages of a slot and of what is known about it; they read as zero from now on.
+void drop_pages(u64 offset, u64 bytes) {
+  madvise(base() + offset, bytes, MADV_DONTNEED);
+  madvise(shadows() + offset, bytes, MADV_DONTNEED);
+  for (const int shift : {2, 1, 0})
+    madvise(race_cells() + (offset >> shift), (bytes >> shift) * sizeof(u64), MADV_DONTNEED);
+}
+
+void retire_oldest(State& s) {
+  const auto found = s.allocations.find(s.waiting.front());
+  s.waiting.pop_front();
+  const Allocation& a = found->second;
+  const u64 bytes = slot_bytes(a.size);
+  if (!a.dropped) {
+    s.kept -= bytes;
+    std::fill_n(shadow(a.base), a.size, static_cast<u8>(kUnallocated));
+  }
+  s.free[bytes].push_back(offset_of(a.base) - kOffset);
+  s.allocations.erase(found);
+}
+
 }  // namespace
 
 u8* base() {
-  static u8* const range = reserve("device memory");
+  static u8* const range = reserve(kReservedBytes, "device memory");
   return range;
 }
 u8* shadows() {
-  static u8* const range = reserve("the state of device memory");
+  static u8* const range = reserve(kReservedBytes, "the state of device memory");
+  return range;
+}
+u64* race_cells() {
+  static auto* const range =
+      reinterpret_cast<u64*>(reserve(kReservedBytes * sizeof(u64), "the race detector"));
   return range;
 }
 
 void* allocate(u64 size, MemoryKind kind, int device, Shadow fill, std::string label) {
   State& s = state();
   const std::lock_guard lock(s.mutex);
-  const u64 room = (std::max<u64>(size, 1) + kAlignment - 1) / kAlignment * kAlignment + kGap;
-  if (room > kReservedBytes - s.next) return nullptr;
-  const u64 offset = s.next;
-  s.next += room;
-  const u64 address = reinterpret_cast<u64>(base()) + offset;
-  std::fill_n(shadows() + offset, size, static_cast<u8>(fill));
-  s.allocations[address] = {address, size, ++s.ids, kind, device, true, std::move(label)};
-  s.live.at(static_cast<size_t>(device)) += size;
+  const u64 room = slot_bytes(size);
+  u64 slot;
+  if (const auto free = s.free.find(room); free != s.free.end() && !free->second.empty()) {
+    slot = free->second.back();
+    free->second.pop_back();
+  } else {
+    if (room > kReservedBytes - s.next) return nullptr;
+    slot = s.next;
+    s.next += room;
+  }
+  const u64 address = reinterpret_cast<u64>(base()) + slot + kOffset;
+  std::fill_n(shadow(address), size, static_cast<u8>(fill));
+  const auto added = s.allocations.insert_or_assign(
+      address, Allocation{address, size, ++s.ids, kind, device, true, false, std::move(label)});
+  if (counts(added.first->second)) s.live.at(static_cast<size_t>(device)) += size;
   return reinterpret_cast<void*>(address);
 }
 
@@ -64,10 +123,17 @@ bool release(void* pointer) {
   if (found == s.allocations.end() || !found->second.live) return false;
   Allocation& a = found->second;
   a.live = false;
-  s.live.at(static_cast<size_t>(a.device)) -= a.size;
-  std::fill_n(shadow(a.base), a.size, static_cast<u8>(kFreed));
-  const u64 first = (a.base + 4095) / 4096 * 4096, last = (a.base + a.size) / 4096 * 4096;
-  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+  if (counts(a)) s.live.at(static_cast<size_t>(a.device)) -= a.size;
+  const u64 bytes = slot_bytes(a.size);
+  a.dropped = bytes > kMostKept / 4;
+  if (a.dropped) {
+    drop_pages(offset_of(a.base) - kOffset, bytes);
+  } else {
+    std::fill_n(shadow(a.base), a.size, static_cast<u8>(kFreed));
+    s.kept += bytes;
+  }
+  s.waiting.push_back(a.base);
+  while (s.waiting.size() > kMostWaiting || s.kept > kMostKept) retire_oldest(s);
   return true;
 }
 
@@ -77,6 +143,11 @@ std::optional<Allocation> nearest(u64 address) {
   auto after = s.allocations.upper_bound(address);
   if (after == s.allocations.begin()) return std::nullopt;
   return std::prev(after)->second;
+}
+
+bool is_freed(u64 address) {
+  const std::optional<Allocation> a = nearest(address);
+  return a && !a->live && address < a->base + a->size;
 }
 
 std::string describe(u64 address) {
@@ -98,6 +169,7 @@ std::vector<Allocation> live_allocations() {
   for (const auto& [address, a] : s.allocations) {
     if (a.live) list.push_back(a);
   }
+  std::sort(list.begin(), list.end(), [](const Allocation& a, const Allocation& b) { return a.id < b.id; });
   return list;
 }
 
@@ -105,6 +177,32 @@ u64 live_bytes(int device) {
   State& s = state();
   const std::lock_guard lock(s.mutex);
   return s.live.at(static_cast<size_t>(device));
+}
+
+bool add_registered(u64 address, u64 size) {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  const auto after = s.registered.lower_bound(address);
+  if (after != s.registered.end() && after->first < address + size) return false;
+  if (after != s.registered.begin()) {
+    const auto before = std::prev(after);
+    if (before->first + before->second > address) return false;
+  }
+  s.registered[address] = size;
+  return true;
+}
+bool remove_registered(u64 address) {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  return s.registered.erase(address) == 1;
+}
+bool is_registered(u64 address, u64 size) {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  const auto after = s.registered.upper_bound(address);
+  if (after == s.registered.begin()) return false;
+  const auto range = std::prev(after);
+  return address + size <= range->first + range->second;
 }
 
 }  // namespace simgpu::memory

@@ -19,7 +19,8 @@ struct Allocation {
   MemoryKind kind = MemoryKind::kDevice;
   int device = 0;
   bool live = true;
-  std::string label;  // "cudaMalloc #17", "__device__ variable table"
+  bool dropped = false;  // freed, and its pages given back to the operating system
+  std::string label;     // "cudaMalloc #17", "__device__ variable table"
 };
 
 namespace memory {
@@ -27,6 +28,8 @@ namespace memory {
 constexpr u64 kReservedBytes = u64{1} << 38;
 u8* base();     // start of the reserved range
 u8* shadows();  // shadow byte of base()[i] at shadows()[i]
+// For the detector of global races: the cell of base()[i] is race_cells()[i >> s], with one s a launch.
+u64* race_cells();
 
 inline bool contains(u64 address, u64 size) {
   const u64 offset = address - reinterpret_cast<u64>(base());
@@ -34,16 +37,22 @@ inline bool contains(u64 address, u64 size) {
 }
 inline u8* shadow(u64 address) { return shadows() + (address - reinterpret_cast<u64>(base())); }
 
-// 256-byte aligned, with unallocated space on either side. nullptr when the device's capacity is spent.
-// Addresses of freed memory are not handed out again while the reserved range lasts, so that a use after free
-// shows.
+// A multiple of 256 that is no multiple of 512, with at least a page that is unallocated behind it. nullptr
+// when the reserved range is spent. Addresses of freed memory are handed out again only after some thousands
+// of further allocations have been freed, so that a use after free shows.
 void* allocate(u64 size, MemoryKind kind, int device, Shadow state, std::string label);
 bool release(void* pointer);  // false: not the start of a live allocation
-std::optional<Allocation> nearest(
-    u64 address);                   // the live or freed allocation at or nearest below the address
+// The live or freed allocation at or nearest below the address.
+std::optional<Allocation> nearest(u64 address);
 std::string describe(u64 address);  // "12 bytes past the end of cudaMalloc #17 (4096 bytes at 0x..)"
-u64 live_bytes(int device);
+bool is_freed(u64 address);
+u64 live_bytes(int device);  // pinned host memory and variables are not counted
 std::vector<Allocation> live_allocations();
+
+// Memory of the process that cudaHostRegister has made accessible: no shadow, always initialised.
+bool add_registered(u64 address, u64 size);  // false: some of it is registered already
+bool remove_registered(u64 address);         // false: not the start of a registered range
+bool is_registered(u64 address, u64 size);
 
 }  // namespace memory
 }  // namespace simgpu

@@ -12,6 +12,8 @@
 
 namespace simgpu {
 
+constexpr int kMultiprocessors = 108;  // of an A100
+
 struct KernelParam {
   std::string name;
   u32 offset = 0, size = 0, align = 1;  // bytes in the parameter block
@@ -26,7 +28,8 @@ struct Variable {
 class Kernel {
  public:
   virtual ~Kernel() = default;
-  virtual const std::string& name() const = 0;  // mangled, as registered
+  virtual const std::string& name() const = 0;          // mangled, as registered
+  virtual const std::string& display_name() const = 0;  // demangled
   virtual std::span<const KernelParam> params() const = 0;
   virtual u32 param_bytes() const = 0;
   virtual u32 static_shared_bytes() const = 0;

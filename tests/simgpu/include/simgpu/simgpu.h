@@ -1,5 +1,6 @@
 #pragma once
 // What the simulated GPU tells a test: counters of launches, reports of the checkers, settings.
+#include <deque>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,7 +19,7 @@ struct LaunchRecord {
   Counters counters;
 };
 // Of this process so far, oldest first; the last 4,096.
-const std::vector<LaunchRecord>& launches();
+const std::deque<LaunchRecord>& launches();
 void clear_launches();
 
 struct FaultRecord {

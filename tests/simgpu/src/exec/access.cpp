@@ -1,6 +1,9 @@
 #include "exec/access.h"
 
 #include <algorithm>
+#include <cstdlib>
+
+#include <cxxabi.h>
 
 #include "exec/races.h"
 #include "settings.h"
@@ -53,6 +56,8 @@ bool coincide(const u64* addresses, u32 first, u32 n) {
   for (u32 b = 0; b < bytes; ++b) {
     if (state[b] == kFreed)
       report(w, i, l, FaultKind::kUseAfterFree, what + ": " + memory::describe(address + b));
+    if (state[b] == kUnallocated && memory::is_freed(address + b))
+      report(w, i, l, FaultKind::kUseAfterFree, what + ": " + memory::describe(address + b));
     if (state[b] == kUnallocated)
       report(w, i, l, FaultKind::kOutOfBounds, what + ": " + memory::describe(address + b));
   }
@@ -60,20 +65,70 @@ bool coincide(const u64* addresses, u32 first, u32 n) {
          what + ", which nothing has written: " + memory::describe(address));
 }
 
-bool all_initialised(const u8* state, u64 n) {
-  constexpr u32 kFour = 0x01010101u * kInitialised;
-  if (n == 4 || n == 16) {
-    u32 words[4] = {kFour, kFour, kFour, kFour};
-    std::memcpy(words, state, n);
-    return ((words[0] ^ kFour) | (words[1] ^ kFour) | (words[2] ^ kFour) | (words[3] ^ kFour)) == 0;
+// What shadow bytes differ in from kInitialised, gathered over many.
+struct States {
+  u64 changed = 0;      // 0: all are kInitialised
+  u64 unallocated = 0;  // 0: all are kInitialised or kUninitialised
+  template <u32 kBytes>
+  void add(const u8* state) {
+    constexpr u64 kEight = 0x0101010101010101u * kInitialised;
+    if constexpr (kBytes == 16) {
+      add<8>(state);
+      add<8>(state + 8);
+    } else {
+      u64 word = kEight;
+      std::memcpy(&word, state, kBytes);
+      const u64 difference = word ^ kEight;  // 3 of kUninitialised, of all others one bit
+      changed |= difference;
+      unallocated |= (difference ^ difference >> 1) & 0x0101010101010101u;
+    }
   }
-  u8 wrong = 0;
-  for (u64 b = 0; b < n; ++b) wrong |= state[b] ^ static_cast<u8>(kInitialised);
-  return wrong == 0;
+  void add_range(const u8* state, u64 n) {
+    for (; n >= 8; n -= 8, state += 8) add<8>(state);
+    for (; n > 0; --n, ++state) add<1>(state);
+  }
+};
+static_assert((kUninitialised ^ kInitialised) == 3 && (kUnallocated ^ kInitialised) == 2
+              && (kFreed ^ kInitialised) == 1 && (kPending ^ kInitialised) == 6);
+
+// f(std::integral_constant) for a size that has an instance of its own; false: another size.
+template <class F>
+bool with_size(u32 bytes, F&& f) {
+  switch (bytes) {
+    case 1:
+      return f(std::integral_constant<u32, 1>()), true;
+    case 2:
+      return f(std::integral_constant<u32, 2>()), true;
+    case 4:
+      return f(std::integral_constant<u32, 4>()), true;
+    case 8:
+      return f(std::integral_constant<u32, 8>()), true;
+    case 16:
+      return f(std::integral_constant<u32, 16>()), true;
+    default:
+      return false;
+  }
+}
+// Of the lanes of the mask, whose shadow bytes start at states[l].
+States states_of_lanes(u32 mask, u32 bytes, u8* const* states) {
+  States all;
+  const bool known = with_size(
+      bytes, [&](auto size) { for_lanes(mask, [&](int l) { all.add<decltype(size)::value>(states[l]); }); });
+  if (!known) for_lanes(mask, [&](int l) { all.add_range(states[l], bytes); });
+  return all;
+}
+void initialise_lanes(u32 mask, u32 bytes, u8* const* states) {
+  const bool known = with_size(
+      bytes, [&](auto size) { for_lanes(mask, [&](int l) { std::memset(states[l], kInitialised, size); }); });
+  if (!known) for_lanes(mask, [&](int l) { std::memset(states[l], kInitialised, bytes); });
 }
 
+// One lane's access that is not simply allowed.
 void check_lane(Warp& w, const Insn& i, int l, u64 address, u32 bytes, AccessKind kind) {
-  if (!memory::contains(address, bytes)) report_global(w, i, l, address, bytes, kind);
+  if (!memory::contains(address, bytes)) {
+    if (memory::is_registered(address, bytes)) return;
+    report_global(w, i, l, address, bytes, kind);
+  }
   u8* state = memory::shadow(address);
   const bool reads = kind != AccessKind::kWrite && settings().check_initialised;
   for (u32 b = 0; b < bytes; ++b) {
@@ -81,6 +136,28 @@ void check_lane(Warp& w, const Insn& i, int l, u64 address, u32 bytes, AccessKin
       report_global(w, i, l, address, bytes, kind);
   }
   if (kind == AccessKind::kWrite) std::memset(state, kInitialised, bytes);
+}
+
+void check_states(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* addresses, u64 low,
+                  u64 high, bool contiguous) {
+  if (memory::contains(low, high - low)) {
+    u8* states[32];
+    States found;
+    if (contiguous) {
+      found.add_range(memory::shadow(low), high - low);
+    } else {
+      for (int l = 0; l < 32; ++l) states[l] = memory::shadow(addresses[l]);
+      found = states_of_lanes(mask, bytes, states);
+    }
+    if (found.changed == 0) return;
+    if (found.unallocated == 0) {
+      if (kind == AccessKind::kWrite)
+        return contiguous ? static_cast<void>(std::memset(memory::shadow(low), kInitialised, high - low))
+                          : initialise_lanes(mask, bytes, states);
+      if (!settings().check_initialised) return;
+    }
+  }
+  for_lanes(mask, [&](int l) { check_lane(w, i, l, addresses[l], bytes, kind); });
 }
 
 void count_global(u32 mask, const u64* addresses, u32 bytes, u64 low, u64 high, AccessKind kind) {
@@ -93,10 +170,11 @@ void count_global(u32 mask, const u64* addresses, u32 bytes, u64 low, u64 high, 
     u64 ids[64];
     u32 n = 0;
     for_lanes(mask, [&](int l) {
-      ids[n++] = addresses[l] >> 5;
-      if (((addresses[l] + bytes - 1) >> 5) != ids[n - 1]) ids[n] = ids[n - 1] + 1, ++n;
+      for (u64 id = addresses[l] >> 5; id <= (addresses[l] + bytes - 1) >> 5; ++id) {
+        if (n == 0 || ids[n - 1] != id) ids[n++] = id;
+      }
     });
-    std::sort(ids, ids + n);
+    if (!std::is_sorted(ids, ids + n)) std::sort(ids, ids + n);
     sectors = static_cast<u64>(std::unique(ids, ids + n) - ids);
   }
   if (kind == AccessKind::kRead) {
@@ -118,12 +196,10 @@ void resolve_global(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
   });
   if (settings().check_memory) {
     check_aligned(w, i, mask, std::min(bytes, 16u), addresses, "global");
-    const bool close = high - low <= 4096 && memory::contains(low, high - low);
-    if (!close || !all_initialised(memory::shadow(low), high - low)) {
-      for_lanes(mask, [&](int l) { check_lane(w, i, l, addresses[l], bytes, kind); });
-    }
+    check_states(w, i, mask, bytes, kind, addresses, low, high, access.contiguous);
   }
-  if (settings().check_global_races) check_global_races(w, i, mask, bytes, kind, addresses);
+  if (settings().check_global_races)
+    check_global_races(w, i, mask, bytes, kind, addresses, access.contiguous);
   count_global(mask, addresses, bytes, low, high, kind);
 }
 
@@ -131,26 +207,38 @@ void resolve_global(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
 
 // Wavefronts: the most distinct 4-byte words that fall on one of the 32 banks. Wider accesses go in halves or
 // quarters.
-void count_shared(u32 mask, const u64* offsets, u32 bytes) {
+void count_shared(u32 mask, const u64* offsets, u32 bytes, Pattern pattern) {
   Counters& c = counts->counters;
   const u32 lanes_together = bytes <= 4 ? 32 : bytes == 8 ? 16 : 8;
   ++c.shared_requests;
+  if (pattern != Pattern::kOther) {
+    c.shared_wavefronts += 32 / lanes_together;
+    c.shared_ideal_wavefronts += 32 / lanes_together;
+    return;
+  }
+  const u32 width = std::max(bytes, 4u), shift = static_cast<u32>(std::countr_zero(std::bit_ceil(width)));
   for (u32 first = 0; first < 32; first += lanes_together) {
     const u32 group = lanes_together == 32 ? mask : mask >> first & ((1u << lanes_together) - 1);
     if (group == 0) continue;
-    const bool whole = group == (lanes_together == 32 ? kFullMask : (1u << lanes_together) - 1);
-    if (whole
-        && (follow(offsets, first, lanes_together, std::max(bytes, 4u))
-            || coincide(offsets, first, lanes_together))) {
+    ++c.shared_ideal_wavefronts;
+    if (std::popcount(group) == static_cast<int>(lanes_together)
+        && coincide(offsets, first, lanes_together)) {
       ++c.shared_wavefronts;
-      ++c.shared_ideal_wavefronts;
+      continue;
+    }
+    u32 places = 0;  // of as many banks as one lane needs
+    for_lanes(group, [&](int l) {
+      places |= 1u << (offsets[first + static_cast<u32>(l)] >> shift) % lanes_together;
+    });
+    if (std::popcount(places) == std::popcount(group)) {
+      ++c.shared_wavefronts;
       continue;
     }
     u32 most = 1, used[32] = {};
     u64 words[32][8];
     for_lanes(group, [&](int l) {
-      for (u32 b = 0; b < std::max(bytes, 4u); b += 4) {
-        const u64 word = offsets[first + l] / 4 + b / 4;
+      for (u32 b = 0; b < width; b += 4) {
+        const u64 word = offsets[first + static_cast<u32>(l)] / 4 + b / 4;
         const u32 bank = word % 32;
         bool known = false;
         for (u32 k = 0; k < std::min(used[bank], 8u); ++k) known = known || words[bank][k] == word;
@@ -160,20 +248,16 @@ void count_shared(u32 mask, const u64* offsets, u32 bytes) {
       }
     });
     c.shared_wavefronts += most;
-    ++c.shared_ideal_wavefronts;
   }
 }
 
-void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets,
-                    Access& access) {
-  Block& block = *w.block;
+// Inside the block's shared memory, and aligned.
+void check_shared_range(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets) {
+  const Block& block = *w.block;
   const u64 size = u64{block.launch->program->shared_bytes} + block.launch->config.dynamic_shared_bytes,
             room = block.shared.size();
   u64 furthest = 0;
-  for (int l = 0; l < 32; ++l) {
-    access.at[l] = reinterpret_cast<u8*>(block.shared.data()) + offsets[l];
-    furthest = std::max(furthest, (mask >> l & 1) != 0 ? offsets[l] : 0);
-  }
+  for (int l = 0; l < 32; ++l) furthest = std::max(furthest, (mask >> l & 1) != 0 ? offsets[l] : 0);
   for_lanes(furthest < size && furthest + bytes <= size ? 0 : mask, [&](int l) {
     const bool reserved = offsets[l] >= room - kReservedShared && offsets[l] + bytes <= room;
     if (reserved || (offsets[l] + bytes <= size && offsets[l] < size)) return;
@@ -181,28 +265,60 @@ void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
            std::string(verb(kind)) + " " + std::to_string(bytes) + " bytes of shared memory at offset "
                + std::to_string(static_cast<i64>(offsets[l])) + "; the block has " + std::to_string(size));
   });
-  if (settings().check_memory) {
-    check_aligned(w, i, mask, std::min(bytes, 16u), offsets, "shared");
-    for_lanes(mask, [&](int l) {
-      u8* state = &block.shared_state[offsets[l]];
-      if (all_initialised(state, bytes)) return;
-      for (u32 b = 0; b < bytes; ++b) {
-        if (state[b] == kPending) {
-          report(w, i, l, FaultKind::kMissingAsyncWait,
-                 std::string(verb(kind)) + " shared memory at offset " + std::to_string(offsets[l] + b)
-                     + ", to which a cp.async writes that has not been waited for");
-        }
-        if (kind != AccessKind::kWrite && state[b] != kInitialised && settings().check_initialised) {
-          report(w, i, l, FaultKind::kUninitialisedRead,
-                 "reads shared memory at offset " + std::to_string(offsets[l] + b)
-                     + ", which nothing has written");
-        }
-      }
-      if (kind == AccessKind::kWrite) std::memset(state, kInitialised, bytes);
-    });
+  if (settings().check_memory) check_aligned(w, i, mask, std::min(bytes, 16u), offsets, "shared");
+}
+
+void check_shared_states(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets,
+                         Pattern pattern) {
+  u8* const state = w.block->shared_state.data();
+  u8* states[32];
+  States found;
+  if (pattern == Pattern::kContiguous) {
+    found.add_range(state + offsets[0], u64{32} * bytes);
+  } else {
+    for (int l = 0; l < 32; ++l) states[l] = state + offsets[l];
+    found = states_of_lanes(mask, bytes, states);
   }
-  if (settings().check_shared_races && !i.relaxed) check_shared_races(w, i, mask, bytes, kind, offsets);
-  count_shared(mask, offsets, bytes);
+  if (found.changed == 0) return;
+  if (found.unallocated == 0) {
+    if (kind == AccessKind::kWrite)
+      return pattern == Pattern::kContiguous
+                 ? static_cast<void>(std::memset(state + offsets[0], kInitialised, size_t{32} * bytes))
+                 : initialise_lanes(mask, bytes, states);
+    if (!settings().check_initialised) return;
+  }
+  for_lanes(mask, [&](int l) {
+    for (u64 b = offsets[l]; b < offsets[l] + bytes; ++b) {
+      if (state[b] == kPending)
+        report(w, i, l, FaultKind::kMissingAsyncWait,
+               std::string(verb(kind)) + " " + describe_shared(w, static_cast<u32>(b))
+                   + ", to which a cp.async writes that has not been waited for");
+      if (kind != AccessKind::kWrite && state[b] != kInitialised && settings().check_initialised)
+        report(w, i, l, FaultKind::kUninitialisedRead,
+               "reads " + describe_shared(w, static_cast<u32>(b)) + ", which nothing has written");
+    }
+    if (kind == AccessKind::kWrite) std::memset(state + offsets[l], kInitialised, bytes);
+  });
+}
+
+Pattern pattern_of(u32 mask, u32 bytes, const u64* offsets) {
+  if (mask != kFullMask) return Pattern::kOther;
+  return follow(offsets, 0, 32, bytes) ? Pattern::kContiguous
+         : coincide(offsets, 0, 32)    ? Pattern::kSame
+                                       : Pattern::kOther;
+}
+
+void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets,
+                    Access& access) {
+  Block& block = *w.block;
+  for (int l = 0; l < 32; ++l) access.at[l] = reinterpret_cast<u8*>(block.shared.data()) + offsets[l];
+  check_shared_range(w, i, mask, bytes, kind, offsets);
+  const Pattern pattern = pattern_of(mask, bytes, offsets);
+  access.contiguous = pattern == Pattern::kContiguous;
+  if (settings().check_memory) check_shared_states(w, i, mask, bytes, kind, offsets, pattern);
+  if (settings().check_shared_races && !i.relaxed)
+    check_shared_races(w, i, mask, bytes, kind, offsets, pattern);
+  count_shared(mask, offsets, bytes, pattern);
 }
 
 // --- the rest ---
@@ -290,19 +406,59 @@ void resolve_access(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
   }
 }
 
-void mark_pending(Warp& w, u32 shared, u32 bytes) {
-  std::memset(&w.block->shared_state[shared], kPending, bytes);
+std::string describe_shared(const Warp& w, u32 offset) {
+  const Program& program = *w.block->launch->program;
+  std::string text = "shared memory at offset " + std::to_string(offset);
+  if (offset >= program.shared_bytes && w.block->launch->config.dynamic_shared_bytes > 0)
+    return text + " (byte " + std::to_string(offset - program.shared_bytes) + " of the dynamic)";
+  const std::string* name = nullptr;
+  u32 start = 0;
+  for (const auto& [variable, at] : program.shared_offsets) {
+    if (at <= offset && (name == nullptr || at >= start)) name = &variable, start = at;
+  }
+  if (name == nullptr) return text;
+  int status = 0;
+  char* plain = abi::__cxa_demangle(name->c_str(), nullptr, nullptr, &status);
+  text +=
+      " (byte " + std::to_string(offset - start) + " of " + (plain != nullptr ? plain : name->c_str()) + ")";
+  std::free(plain);
+  return text;
+}
+
+// For the race detector the copy writes when it is issued, and again when it has been waited for.
+void begin_copies(Warp& w, const Insn& i, u32 mask, u32 bytes, const u64* offsets) {
+  check_shared_range(w, i, mask, bytes, AccessKind::kWrite, offsets);
+  const Pattern pattern = pattern_of(mask, bytes, offsets);
+  if (settings().check_shared_races)
+    check_shared_races(w, i, mask, bytes, AccessKind::kWrite, offsets, pattern);
+  if (pattern == Pattern::kContiguous)
+    std::memset(&w.block->shared_state[offsets[0]], kPending, size_t{32} * bytes);
+  else
+    for_lanes(mask, [&](int l) { std::memset(&w.block->shared_state[offsets[l]], kPending, bytes); });
 }
 
 // All groups of the lanes of the mask but the newest `keep_groups` arrive.
 void complete_copies(Warp& w, u32 mask, u32 keep_groups) {
-  std::erase_if(w.copies, [&](const AsyncCopy& copy) {
-    if ((mask >> copy.lane & 1) == 0 || copy.group + keep_groups >= w.committed[copy.lane]) return false;
-    std::memcpy(w.block->shared.data() + copy.shared, copy.data, copy.bytes);
-    std::memset(&w.block->shared_state[copy.shared], kInitialised, copy.bytes);
-    mark_written(w, copy.lane, copy.shared, copy.bytes);
-    return true;
-  });
+  Block& block = *w.block;
+  const bool races = settings().check_shared_races;
+  size_t left = 0;
+  for (auto& slot : w.copies) {
+    AsyncCopy& copy = *slot;
+    u32 arrived = 0;
+    for_lanes(copy.mask & mask,
+              [&](int l) { arrived |= u32{copy.group + keep_groups < w.committed[l]} << l; });
+    for_lanes(arrived, [&](int l) {
+      std::memcpy(block.shared.data() + copy.shared[l], copy.data[l], copy.bytes);
+      std::memset(&block.shared_state[copy.shared[l]], kInitialised, copy.bytes);
+      if (races) mark_written(w, l, copy.shared[l], copy.bytes);
+    });
+    copy.mask &= ~arrived;
+    if (copy.mask == 0)
+      w.spare_copies.push_back(std::move(slot));
+    else if (auto& place = w.copies[left++]; &place != &slot)
+      place = std::move(slot);
+  }
+  w.copies.resize(left);
 }
 
 }  // namespace simgpu

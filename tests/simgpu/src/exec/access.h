@@ -17,8 +17,10 @@ struct Access {
 void resolve_access(Warp& warp, const Insn& insn, u32 mask, u32 bytes, AccessKind kind, Access& access);
 // The address of every lane in its space: register + offset.
 void lane_addresses(Warp& warp, const Insn& insn, u64* addresses);
-// Bytes that a cp.async will write.
-void mark_pending(Warp& warp, u32 shared, u32 bytes);
+// "shared memory at offset 36 (byte 4 of tile in sum(float*))".
+std::string describe_shared(const Warp& warp, u32 offset);
+// The shared side of a cp.async: checks, and what it will write is marked.
+void begin_copies(Warp& warp, const Insn& insn, u32 mask, u32 bytes, const u64* offsets);
 void complete_copies(Warp& warp, u32 mask, u32 keep_groups);
 
 }  // namespace simgpu

@@ -131,6 +131,7 @@ bool select_atomic(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Ar
   insn.synchronises = !o.has("relaxed") && !o.has("cta") && !o.has("shared");
   insn.space = o.has("global") ? Space::kGlobal : o.has("shared") ? Space::kShared : Space::kGeneric;
   const u32 width = static_cast<u32>(type_bytes(o.type()));
+  insn.bytes = static_cast<u8>(width);
   insn.run = handler_of(o.type(), static_cast<Operation>(op));
   if (insn.run == nullptr) return false;
   size_t next = 0;

@@ -1,22 +1,14 @@
-// Runs the blocks of one launch over host threads. A warp's lanes that have parted run as splits; the one
-// furthest behind goes first, which brings structured code together again. A split that keeps branching
-// backwards gives way to other splits, warps and, last, blocks, so that spin waits end.
+// Runs one block. A warp's lanes that have parted run as splits; the one furthest behind goes first, which
+// brings structured code together again. A split that keeps branching backwards gives way to other splits,
+// warps and, last, blocks, so that spin waits end.
 #include "exec/executor.h"
 
 #include <algorithm>
-#include <deque>
-#include <mutex>
-#include <numeric>
-#include <thread>
 
-#include <cxxabi.h>
-
+#include "exec/races.h"
 #include "memory.h"
-#include "settings.h"
 
 namespace simgpu {
-
-thread_local LaunchCounts* counts = nullptr;
 
 void report(const Warp& w, const Insn& insn, int lane, FaultKind kind, const std::string& message) {
   const Launch& launch = *w.block->launch;
@@ -25,25 +17,27 @@ void report(const Warp& w, const Insn& insn, int lane, FaultKind kind, const std
   const auto triple = [](u32 x, u32 y, u32 z) {
     return "(" + std::to_string(x) + ", " + std::to_string(y) + ", " + std::to_string(z) + ")";
   };
-  int status = 0;
-  char* plain = abi::__cxa_demangle(launch.name->c_str(), nullptr, nullptr, &status);
-  std::string text = message + "; kernel " + (plain != nullptr ? plain : launch.name->c_str());
-  std::free(plain);
+  std::string text = message + "; kernel " + *launch.name;
   if (const std::string where = launch.program->where(insn); !where.empty()) text += " at " + where;
   text += ", block " + triple(index.x, index.y, index.z) + ", thread "
           + triple(thread % dim.x, thread / dim.x % dim.y, thread / dim.x / dim.y);
   throw Fault(kind, text);
 }
 
-BlockRunner::BlockRunner(Launch& launch) : launch_(launch), program_(*launch.program) {
-  block_.launch = &launch;
-  const u64 bytes = (u64{program_.shared_bytes} + launch.config.dynamic_shared_bytes + 15) / 16 * 16
-                    + kSharedGuard + kReservedShared;
+BlockRunner::BlockRunner(const Launch& launch)
+    : program_(*launch.program),
+      program_serial_(launch.program->serial),
+      dimensions_(launch.config.block),
+      dynamic_bytes_(launch.config.dynamic_shared_bytes) {
+  const u64 bytes =
+      (u64{program_.shared_bytes} + dynamic_bytes_ + 15) / 16 * 16 + kSharedGuard + kReservedShared;
   block_.shared.resize(bytes);
   block_.shared_state.resize(bytes + 16);
-  block_.cells.resize(bytes / 4 + 5);
-  const Dim3 d = launch.config.block;
-  threads_ = d.x * d.y * d.z;
+  const size_t cells = (bytes >> program_.shared_grain) + 16 + kUnusedCells;
+  block_.written.resize(cells);
+  block_.read.resize(cells);
+  block_.updated.resize(cells);
+  threads_ = dimensions_.x * dimensions_.y * dimensions_.z;
   warps_.resize((threads_ + 31) / 32);
   for (u32 i = 0; i < warps_.size(); ++i) {
     warps_[i].block = &block_;
@@ -53,22 +47,36 @@ BlockRunner::BlockRunner(Launch& launch) : launch_(launch), program_(*launch.pro
   pools_.resize(warps_.size());
 }
 
-void BlockRunner::start(u64 linear) {
+bool BlockRunner::fits(const Launch& launch) const {
+  const Dim3 d = launch.config.block;
+  return launch.program->serial == program_serial_ && launch.config.dynamic_shared_bytes == dynamic_bytes_
+         && d.x == dimensions_.x && d.y == dimensions_.y && d.z == dimensions_.z;
+}
+
+void BlockRunner::start(Launch& launch, u64 linear) {
   static std::atomic<u64> serials{0};
-  const Dim3 g = launch_.config.grid;
+  launch_ = block_.launch = &launch;
+  const Dim3 g = launch.config.grid;
   block_.linear = linear;
   block_.index = {static_cast<u32>(linear % g.x), static_cast<u32>(linear / g.x % g.y),
                   static_cast<u32>(linear / g.x / g.y)};
   block_.serial = ++serials;
-  ++block_.epoch;
+  new_interval(block_);
+  block_.epoch = block_.interval;
   std::fill(block_.shared_state.begin(), block_.shared_state.end(), u8{kUninitialised});
   std::fill_n(block_.shared_state.end() - 16 - kReservedShared, kReservedShared, u8{kInitialised});
+  std::fill(std::begin(arrived_), std::end(arrived_), 0u);
+  spun_ = any_spun_ = false;
+  spells_ = 0, turns_ = 0;
   for (Warp& w : warps_) {
     const u32 left = threads_ - w.index * 32, all = left >= 32 ? kFullMask : (1u << left) - 1;
     w.exited = ~all;
+    w.sync = block_.epoch;
+    for (auto& copy : w.copies) w.spare_copies.push_back(std::move(copy));
     w.copies.clear();
     std::fill(std::begin(w.committed), std::end(w.committed), 0u);
     w.splits.clear();
+    for (const auto& frame : pools_[w.index]) frame->lanes = 0;
     Frame* frame = enter(w, *program_.entry, nullptr, all);
     w.splits.push_back({0, all, frame});
   }
@@ -107,7 +115,7 @@ Frame* BlockRunner::enter(Warp& w, const Function& function, Frame* caller, u32 
   if (u64{frame->local_base} + function.local_bytes > program_.local_bytes) {
     throw Fault(FaultKind::kOutOfBounds, "the stack of a thread is full ("
                                              + std::to_string(program_.local_bytes) + " bytes): function "
-                                             + function.name + " of kernel " + *launch_.name);
+                                             + function.name + " of kernel " + *launch_->name);
   }
   for (const Constant& c : function.locals) {
     const u64 address = frame->local_base + c.value;
@@ -116,62 +124,122 @@ Frame* BlockRunner::enter(Warp& w, const Function& function, Frame* caller, u32 
   return frame;
 }
 
-// A special register's value in a lane of the warp.
-u32 BlockRunner::special(const Warp& w, std::string_view name, u32 lane) const {
-  const Dim3 d = launch_.config.block, g = launch_.config.grid, b = block_.index;
-  const u32 t = w.index * 32 + lane, bit = 1u << lane, below = bit - 1;
-  const auto shared = static_cast<u32>(block_.shared.size());
-  const std::pair<std::string_view, u32> values[] = {
-      {"%tid.x", t % d.x},
-      {"%tid.y", t / d.x % d.y},
-      {"%tid.z", t / d.x / d.y},
-      {"%ntid.x", d.x},
-      {"%ntid.y", d.y},
-      {"%ntid.z", d.z},
-      {"%ctaid.x", b.x},
-      {"%ctaid.y", b.y},
-      {"%ctaid.z", b.z},
-      {"%nctaid.x", g.x},
-      {"%nctaid.y", g.y},
-      {"%nctaid.z", g.z},
-      {"%laneid", lane},
-      {"%warpid", w.index},
-      {"%nwarpid", static_cast<u32>(warps_.size())},
-      {"%smid", static_cast<u32>(block_.linear % 108)},
-      {"%nsmid", 108},
-      {"%gridid", launch_.id},
-      {"%lanemask_eq", bit},
-      {"%lanemask_le", below | bit},
-      {"%lanemask_lt", below},
-      {"%lanemask_ge", ~below},
-      {"%lanemask_gt", ~(below | bit)},
-      {"%dynamic_smem_size", launch_.config.dynamic_shared_bytes},
-      {"%total_smem_size", shared - kReservedShared - kSharedGuard},
-      {"%envreg1", static_cast<u32>(launch_.config.grid_workspace >> 32)},
-      {"%envreg2", static_cast<u32>(launch_.config.grid_workspace)},
-      {"%reserved_smem_offset_1", shared - kReservedShared}};
-  return std::find_if(std::begin(values), std::end(values), [&](const auto& v) { return v.first == name; })
-      ->second;
-}
-
-// A frame stays with its warp: most special registers are the same in the next block.
+// A frame stays with its warp: what differs between lanes is the same in every block.
 void BlockRunner::fill_special(Warp& w, Frame& frame) {
   const bool fresh = frame.block_serial == 0;
   frame.block_serial = block_.serial;
+  const Dim3 d = dimensions_, g = launch_->config.grid, b = block_.index;
+  const auto shared = static_cast<u32>(block_.shared.size());
+  const u64 workspace = launch_->config.grid_workspace;
   for (const Special& s : frame.function->specials) {
-    const std::string_view name = kSpecialNames[s.index];
-    auto* slot = reinterpret_cast<u32*>(frame.data + s.offset);
-    if (name.starts_with("%ctaid.") || name == "%smid") {
-      std::fill_n(slot, 32, special(w, name, 0));
-    } else if (fresh) {
-      for (u32 l = 0; l < 32; ++l) slot[l] = special(w, name, l);
+    auto* const slot = reinterpret_cast<u32*>(frame.data + s.offset);
+    const auto same = [&](u32 value) { std::fill_n(slot, 32, value); };
+    const auto by_lane = [&](auto&& value) {
+      for (u32 l = 0; fresh && l < 32; ++l) slot[l] = value(l);
+    };
+    const auto by_thread = [&](auto&& value) { by_lane([&](u32 l) { return value(w.index * 32 + l); }); };
+    switch (static_cast<SpecialRegister>(s.index)) {
+      case SpecialRegister::kTidX:
+        by_thread([&](u32 t) { return t % d.x; });
+        break;
+      case SpecialRegister::kTidY:
+        by_thread([&](u32 t) { return t / d.x % d.y; });
+        break;
+      case SpecialRegister::kTidZ:
+        by_thread([&](u32 t) { return t / d.x / d.y; });
+        break;
+      case SpecialRegister::kNtidX:
+        same(d.x);
+        break;
+      case SpecialRegister::kNtidY:
+        same(d.y);
+        break;
+      case SpecialRegister::kNtidZ:
+        same(d.z);
+        break;
+      case SpecialRegister::kCtaidX:
+        same(b.x);
+        break;
+      case SpecialRegister::kCtaidY:
+        same(b.y);
+        break;
+      case SpecialRegister::kCtaidZ:
+        same(b.z);
+        break;
+      case SpecialRegister::kNctaidX:
+        same(g.x);
+        break;
+      case SpecialRegister::kNctaidY:
+        same(g.y);
+        break;
+      case SpecialRegister::kNctaidZ:
+        same(g.z);
+        break;
+      case SpecialRegister::kLaneId:
+        by_lane([](u32 l) { return l; });
+        break;
+      case SpecialRegister::kWarpId:
+        same(w.index);
+        break;
+      case SpecialRegister::kNwarpId:
+        same(static_cast<u32>(warps_.size()));
+        break;
+      case SpecialRegister::kSmId:
+        same(static_cast<u32>(block_.linear % u64{kMultiprocessors}));
+        break;
+      case SpecialRegister::kNsmId:
+        same(kMultiprocessors);
+        break;
+      case SpecialRegister::kGridId:
+        same(launch_->id);
+        break;
+      case SpecialRegister::kLanemaskEq:
+        by_lane([](u32 l) { return 1u << l; });
+        break;
+      case SpecialRegister::kLanemaskLe:
+        by_lane([](u32 l) { return ((1u << l) - 1) | 1u << l; });
+        break;
+      case SpecialRegister::kLanemaskLt:
+        by_lane([](u32 l) { return (1u << l) - 1; });
+        break;
+      case SpecialRegister::kLanemaskGe:
+        by_lane([](u32 l) { return ~((1u << l) - 1); });
+        break;
+      case SpecialRegister::kLanemaskGt:
+        by_lane([](u32 l) { return ~(((1u << l) - 1) | 1u << l); });
+        break;
+      case SpecialRegister::kDynamicSharedBytes:
+        same(dynamic_bytes_);
+        break;
+      case SpecialRegister::kTotalSharedBytes:
+        same(shared - kReservedShared - kSharedGuard);
+        break;
+      case SpecialRegister::kGridWorkspaceHigh:
+        same(static_cast<u32>(workspace >> 32));
+        break;
+      case SpecialRegister::kGridWorkspaceLow:
+        same(static_cast<u32>(workspace));
+        break;
+      case SpecialRegister::kReservedSharedOffset:
+        same(shared - kReservedShared);
+        break;
+    }
+  }
+}
+
+// Some split that still runs stands for the block.
+void BlockRunner::report_deadlock() const {
+  for (const Warp& w : warps_) {
+    for (const Split& s : w.splits) {
+      report(w, s.frame->function->code[static_cast<size_t>(s.pc)], std::countr_zero(s.mask),
+             FaultKind::kDeadlock, "no block makes progress: all that are alive spin");
     }
   }
 }
 
 void BlockRunner::turn() {
   bool progress = false;
-  const size_t n = warps_.size(), first = launch_.config.order_seed * (block_.linear + ++turns_) % n;
+  const size_t n = warps_.size(), first = launch_->config.order_seed * (block_.linear + ++turns_) % n;
   for (size_t k = 0; k < n; ++k) progress |= run_warp(warps_[(first + k) % n]);
   if (!finished()) release_barrier(!progress);
   if (any_spun_)
@@ -289,119 +357,8 @@ bool BlockRunner::release_warp_barrier(Warp& w) {
     ++s.pc;
     released = true;
   }
-  if (released) ++w.sync;
+  if (released) w.sync = new_interval(block_);
   return released;
 }
-
-std::unique_ptr<LaunchCounts> make_counts(const Program& program) {
-  auto c = std::make_unique<LaunchCounts>();
-  c->executed.resize(program.instructions);
-  return c;
-}
-
-namespace {
-
-// Instruction counts by class, from the counts by instruction.
-void fold(const Program& program, const LaunchCounts& from, Counters& to) {
-  for (const auto& f : program.functions) {
-    for (size_t i = 0; i < f->code.size(); ++i) {
-      to.warp_instructions[static_cast<int>(f->code[i].category)] += from.executed[f->first_count + i];
-    }
-  }
-  to.lane_instructions += from.lanes;
-  to += from.counters;
-}
-
-constexpr u64 kMostResident = 108 * 16;  // blocks of a launch that may be alive at once
-constexpr u64 kDeadlockTurns = 4'000;    // spells of spinning with nothing new to start
-
-class Crew {
- public:
-  explicit Crew(Launch& launch)
-      : launch_(launch), blocks_(u64{launch.config.grid.x} * launch.config.grid.y * launch.config.grid.z) {}
-
-  Counters run() {
-    const int wanted =
-        settings().threads > 0 ? settings().threads : static_cast<int>(std::thread::hardware_concurrency());
-    const u64 helpers = std::min<u64>(static_cast<u64>(std::max(wanted, 1)), blocks_) - 1;
-    std::vector<std::thread> threads;
-    for (u64 t = 0; t < helpers; ++t) threads.emplace_back([this] { work(); });
-    work();
-    for (std::thread& t : threads) t.join();
-    if (failure_) std::rethrow_exception(failure_);
-    total_.blocks = blocks_;
-    const Dim3 d = launch_.config.block;
-    total_.warps = blocks_ * ((u64{d.x} * d.y * d.z + 31) / 32);
-    return total_;
-  }
-
- private:
-  // One host thread: a block at a time; one that only spins is put back and another begun or continued.
-  void work() {
-    const auto mine = make_counts(*launch_.program);
-    counts = mine.get();
-    std::deque<std::unique_ptr<BlockRunner>> resident;
-    std::unique_ptr<BlockRunner> spare;
-    u64 idle_turns = 0;
-    try {
-      while (!stop_) {
-        const bool all_spin = spinning_ >= resident.size();
-        u64 linear;
-        if ((resident.empty() || (all_spin && resident.size() < kMostResident))
-            && (linear = next_.fetch_add(1)) < blocks_) {
-          auto runner = spare != nullptr ? std::move(spare) : std::make_unique<BlockRunner>(launch_);
-          runner->start(order(linear));
-          resident.push_front(std::move(runner));
-          spinning_ = 0, idle_turns = 0;
-        }
-        if (resident.empty()) break;
-        BlockRunner& current = *resident.front();
-        current.turn();
-        if (current.finished()) {
-          spare = std::move(resident.front());
-          resident.pop_front();
-          spinning_ = 0, idle_turns = 0;
-        } else if (current.spins()) {
-          resident.push_back(std::move(resident.front()));
-          resident.pop_front();
-          ++spinning_;
-          if (++idle_turns > kDeadlockTurns)
-            throw Fault(FaultKind::kDeadlock,
-                        "no block makes progress: all that are alive spin; kernel " + *launch_.name);
-          if (idle_turns % 64 == 0) std::this_thread::yield();
-        }
-      }
-    } catch (...) {
-      const std::lock_guard lock(mutex_);
-      if (!failure_) failure_ = std::current_exception();
-      stop_ = true;
-    }
-    counts = nullptr;
-    const std::lock_guard lock(mutex_);
-    fold(*launch_.program, *mine, total_);
-  }
-
-  // Blocks in order, or in an order of the seed's: multiplication by a number without a common factor.
-  u64 order(u64 i) const {
-    if (launch_.config.order_seed == 0) return i;
-    u64 factor = launch_.config.order_seed % blocks_ | 1;
-    while (std::gcd(factor, blocks_) != 1) ++factor;
-    return (i % blocks_ * (factor % blocks_) + launch_.config.order_seed) % blocks_;
-  }
-
-  static thread_local u64 spinning_;
-  Launch& launch_;
-  const u64 blocks_;
-  std::atomic<u64> next_{0};
-  std::atomic<bool> stop_{false};
-  std::mutex mutex_;
-  std::exception_ptr failure_;
-  Counters total_;
-};
-thread_local u64 Crew::spinning_ = 0;
-
-}  // namespace
-
-Counters execute(Launch& launch) { return Crew(launch).run(); }
 
 }  // namespace simgpu

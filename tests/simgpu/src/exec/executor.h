@@ -1,19 +1,22 @@
 #pragma once
 #include <memory>
-#include <string_view>
 #include <vector>
 
 #include "exec/warp.h"
 
 namespace simgpu {
 
-// One block of a launch, run in turns; made once a host thread and started again for each block.
+// Runs one block at a time, in turns. Kept for the next block, and the next launch that it fits.
 class BlockRunner {
  public:
-  explicit BlockRunner(Launch& launch);
-  void start(u64 linear);
+  explicit BlockRunner(const Launch& launch);
+  BlockRunner(const BlockRunner&) = delete;
+  BlockRunner& operator=(const BlockRunner&) = delete;
+  bool fits(const Launch& launch) const;  // same program, block and shared memory
+  void start(Launch& launch, u64 linear);
   bool finished() const;
-  void turn();  // every warp goes as far as it can, or until it has spun for a while
+  void turn();                   // every warp goes as far as it can, or until it has spun for a while
+  void report_deadlock() const;  // throws
   // Whether the last turns did nothing but loop.
   bool spins() {
     any_spun_ = false;
@@ -22,7 +25,6 @@ class BlockRunner {
 
  private:
   Frame* enter(Warp& warp, const Function& function, Frame* caller, u32 lanes);
-  u32 special(const Warp& warp, std::string_view name, u32 lane) const;
   void fill_special(Warp& warp, Frame& frame);
   static bool behind(const Split& a, const Split& b);
   i32 choose(Warp& warp);
@@ -36,8 +38,11 @@ class BlockRunner {
   void release_barrier(bool stuck);
   void pass_barrier(u32 id);
 
-  Launch& launch_;
-  const Program& program_;
+  Launch* launch_ = nullptr;
+  const Program& program_;  // may be gone once another launch has begun
+  u64 program_serial_ = 0;
+  Dim3 dimensions_;
+  u32 dynamic_bytes_ = 0;
   Block block_;
   u32 threads_ = 0;
   std::vector<Warp> warps_;

@@ -50,12 +50,26 @@ void load_element(std::byte* target, const Insn& i, u32 mask, const Access& acce
     }
   });
 }
+// Vectors of 32-bit elements, of all 32 lanes.
+template <u32 kCount>
+void load_vectors(Warp& w, const u32* targets, const Access& access) {
+  u32 rows[32][kCount];
+  for (int l = 0; l < 32; ++l) std::memcpy(rows[l], access.at[l], sizeof rows[l]);
+  for (u32 k = 0; k < kCount; ++k) {
+    auto* to = w.lanes<u32>(targets[k]);
+    for (int l = 0; l < 32; ++l) to[l] = rows[l][k];
+  }
+}
 // The registers of a vector, or the one: operands[extra ...], each of register width `mode`.
 template <bool kSignExtend>
 void load(Warp& w, const Insn& i, u32 mask) {
   Access access;
   resolve_access(w, i, mask, u32{i.bytes} * i.count, AccessKind::kRead, access);
   const u32* targets = &w.frame->function->operands[i.extra];
+  if (mask == kFullMask && i.bytes == 4 && i.mode == 4 && !access.contiguous) {
+    if (i.count == 4) return load_vectors<4>(w, targets, access);
+    if (i.count == 2) return load_vectors<2>(w, targets, access);
+  }
   for (u32 k = 0; k < i.count; ++k) load_element<kSignExtend>(w.file + targets[k], i, mask, access, k);
 }
 void store(Warp& w, const Insn& i, u32 mask) {
@@ -93,34 +107,44 @@ void async_copy(Warp& w, const Insn& i, u32 mask) {
       reading &= ~(1u << l);  // nothing is read: the address may be anything
   });
   Access access;
-  if (sizes == nullptr && reading != 0)
-    resolve_access(w, source, reading, i.bytes, AccessKind::kRead, access);
-  for_lanes(sizes == nullptr ? 0 : reading, [&](int l) {
+  u32 whole = reading;  // that copy all bytes
+  for (int l = 0; sizes != nullptr && l < 32; ++l) whole &= ~(u32{sizes[l] < i.bytes} << l);
+  if (whole != 0) resolve_access(w, source, whole, i.bytes, AccessKind::kRead, access);
+  for_lanes(reading & ~whole, [&](int l) {
     Access one;
     resolve_access(w, source, 1u << l, std::min<u32>(sizes[l], i.bytes), AccessKind::kRead, one);
     access.at[l] = one.at[l];
   });
-  for_lanes(mask, [&](int l) {
-    const u32 shared = static_cast<u32>(to[l]);
-    if (shared % i.bytes != 0)
-      report(w, i, l, FaultKind::kMisaligned,
-             "cp.async to shared offset " + std::to_string(shared) + ", which is not a multiple of "
-                 + std::to_string(i.bytes));
-    if (shared + u64{i.bytes} > w.block->shared.size())
-      report(w, i, l, FaultKind::kOutOfBounds,
-             "cp.async to shared offset " + std::to_string(shared) + " of "
-                 + std::to_string(w.block->shared.size()) + " bytes");
-    AsyncCopy copy;
-    copy.shared = shared;
-    copy.bytes = i.bytes;
-    copy.lane = static_cast<u8>(l);
-    copy.group = w.committed[l];
-    const u32 n = sizes == nullptr ? i.bytes : std::min<u32>(sizes[l], i.bytes);
-    std::memset(copy.data, 0, sizeof copy.data);
-    if (n > 0) std::memcpy(copy.data, access.at[l], n);
-    w.copies.push_back(copy);
-    mark_pending(w, shared, i.bytes);
-  });
+  for (int l = 0; l < 32; ++l) to[l] = static_cast<u32>(to[l]);
+  begin_copies(w, i, mask, i.bytes, to);
+  while (mask != 0) {  // lanes of one group together
+    const u32 group = w.committed[std::countr_zero(mask)];
+    u32 same = 0;
+    for (int l = 0; l < 32; ++l) same |= u32{w.committed[l] == group} << l;
+    same &= mask;
+    mask &= ~same;
+    std::unique_ptr<AsyncCopy> copy;
+    if (w.spare_copies.empty()) {
+      copy = std::make_unique<AsyncCopy>();
+    } else {
+      copy = std::move(w.spare_copies.back());
+      w.spare_copies.pop_back();
+    }
+    copy->mask = same;
+    copy->group = group;
+    copy->bytes = i.bytes;
+    for_lanes(same, [&](int l) {
+      copy->shared[l] = static_cast<u32>(to[l]);
+      const u32 n = sizes == nullptr ? i.bytes : std::min<u32>(sizes[l], i.bytes);
+      if (n == 16) {
+        std::memcpy(copy->data[l], access.at[l], 16);
+      } else {
+        std::memset(copy->data[l], 0, 16);
+        if (n > 0) std::memcpy(copy->data[l], access.at[l], n);
+      }
+    });
+    w.copies.push_back(std::move(copy));
+  }
 }
 void commit_group(Warp& w, const Insn&, u32 mask) {
   for_lanes(mask, [&](int l) { ++w.committed[l]; });

@@ -1,10 +1,15 @@
 #include "module.h"
 
 #include <atomic>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 
+#include <cxxabi.h>
+
 #include "exec/executor.h"
+#include "exec/races.h"
+#include "settings.h"
 
 namespace simgpu {
 namespace {
@@ -12,6 +17,10 @@ namespace {
 class LoadedKernel final : public Kernel {
  public:
   LoadedKernel(const ModuleText& module, const FunctionText& text) : module_(module), text_(text) {
+    int status = 0;
+    char* plain = abi::__cxa_demangle(text.name.c_str(), nullptr, nullptr, &status);
+    display_name_ = plain != nullptr ? plain : text.name;
+    std::free(plain);
     for (const ParamDeclaration& p : text.params) {
       param_bytes_ = (param_bytes_ + p.align - 1) / p.align * p.align;
       params_.push_back({p.name, param_bytes_, p.bytes, p.align});
@@ -19,6 +28,7 @@ class LoadedKernel final : public Kernel {
     }
   }
   const std::string& name() const override { return text_.name; }
+  const std::string& display_name() const override { return display_name_; }
   std::span<const KernelParam> params() const override { return params_; }
   u32 param_bytes() const override { return param_bytes_; }
   u32 static_shared_bytes() const override { return program().shared_bytes; }
@@ -33,6 +43,7 @@ class LoadedKernel final : public Kernel {
  private:
   const ModuleText& module_;
   const FunctionText& text_;
+  std::string display_name_;
   std::vector<KernelParam> params_;
   u32 param_bytes_ = 0;
   mutable std::mutex mutex_;
@@ -71,10 +82,11 @@ Counters run_kernel(Kernel& kernel, const LaunchConfig& config, std::span<const 
   static std::atomic<u32> launches{0};
   Launch launch;
   launch.program = &static_cast<LoadedKernel&>(kernel).program();
-  launch.name = &kernel.name();
+  launch.name = &kernel.display_name();
   launch.config = config;
   launch.params = params;
   launch.id = ++launches;
+  if (settings().check_global_races) begin_global_races(launch.id);
   return execute(launch);
 }
 

@@ -1,6 +1,6 @@
 #include "exec/races.h"
 
-#include <atomic>
+#include <algorithm>
 
 #include <sys/mman.h>
 
@@ -9,162 +9,303 @@
 namespace simgpu {
 namespace {
 
-constexpr u16 kSeveral = 0xffff;
+// --- shared memory ---
+//
+// Each 2^grain bytes of shared memory have a stamp of the last write, of the last reads and of the last
+// atomic update: the interval in which it happened, and the warp and lane. A stamp of an interval before the
+// block's last barrier says nothing any more.
 
-u32 thread_of(const Warp& w, int lane) { return w.index * 32 + static_cast<u32>(lane); }
+constexpr u32 kLaneBits = 6, kWarpBits = 6, kIntervals = u32{1} << (32 - kLaneBits - kWarpBits);
+constexpr u32 kSeveral = 32;  // as a lane: of one warp; as a warp: of the block
+constexpr u32 kLaneMask = (1u << kLaneBits) - 1, kWarpMask = (1u << kWarpBits) - 1;
 
-// True when what `other` did at (epoch, sync) is not ordered before an access of `thread` now.
-bool unordered(const Warp& w, u16 other, u32 thread, u32 epoch, u32 sync) {
-  if (epoch != w.block->epoch || other == thread) return false;
-  if (other != kSeveral && other / 32u == w.index) return sync == w.sync;
+constexpr u32 stamp(u32 interval, u32 warp, u32 lane) {
+  return interval << (kLaneBits + kWarpBits) | warp << kLaneBits | lane;
+}
+constexpr u32 lane_of(u32 s) { return s & kLaneMask; }
+constexpr u32 warp_of(u32 s) { return s >> kLaneBits & kWarpMask; }
+
+// Who accesses now.
+struct Accessor {
+  u32 epoch, warp, interval;
+  explicit Accessor(const Warp& w)
+      : epoch(stamp(w.block->epoch, 0, 0)), warp(w.index), interval(stamp(w.sync, w.index, 0)) {}
+  u32 mine(u32 lane) const { return interval | lane; }
+  // Whether what the stamp tells is not ordered before an access of the lane now: by another warp since the
+  // last barrier, or by another lane of this warp since its last convergence point.
+  bool unordered(u32 s, u32 lane) const {
+    const bool other_warp = warp_of(s) != warp, other_lane = lane_of(s) != lane;
+    const bool same_interval = s >= interval;
+    return (s >= epoch) & (other_warp | (same_interval & other_lane));
+  }
+  // The stamp after a read by the lane.
+  u32 read(u32 s, u32 lane) const {
+    const u32 several_lanes = interval | kSeveral,
+              several_warps = interval - (warp << kLaneBits) + stamp(0, kSeveral, 0);
+    const u32 same_warp = s < interval || s == mine(lane) ? mine(lane) : several_lanes;
+    return s < epoch                ? mine(lane)
+           : warp_of(s) == warp     ? same_warp
+           : warp_of(s) == kSeveral ? s
+                                    : several_warps;
+  }
+};
+
+std::string thread_name(u32 s) {
+  if (warp_of(s) == kSeveral) return "several threads";
+  if (lane_of(s) == kSeveral) return "several threads of warp " + std::to_string(warp_of(s));
+  return "thread " + std::to_string(warp_of(s) * 32 + lane_of(s));
+}
+[[noreturn]] void report_shared(Warp& w, const Insn& i, int lane, u32 offset, AccessKind now,
+                                const char* before, u32 s) {
+  report(w, i, lane, FaultKind::kSharedRace,
+         "race on " + describe_shared(w, offset) + ": " + (now == AccessKind::kRead ? "a read" : "a write")
+             + " by thread " + std::to_string(w.index * 32 + static_cast<u32>(lane)) + " of the block, and "
+             + before + " by " + thread_name(s) + ", with no barrier between them");
+}
+
+// The cells of an access one by one, in the order of the lanes: reports, or notes it.
+void check_in_order(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets) {
+  Block& block = *w.block;
+  const Accessor me(w);
+  const u32 grain = block.launch->program->shared_grain;
+  for_lanes(mask, [&](int l) {
+    const auto lane = static_cast<u32>(l);
+    for (u32 at = static_cast<u32>(offsets[l]) >> grain; at <= (offsets[l] + bytes - 1) >> grain; ++at) {
+      u32 &written = block.written[at], &read = block.read[at], &updated = block.updated[at];
+      if (me.unordered(written, lane)) report_shared(w, i, l, at << grain, kind, "a write", written);
+      const bool by_other_warp = updated >= me.epoch && warp_of(updated) != me.warp;
+      if (kind != AccessKind::kAtomic && by_other_warp)
+        report_shared(w, i, l, at << grain, kind, "an atomic update", updated);
+      if (kind == AccessKind::kRead) {
+        read = me.read(read, lane);
+        continue;
+      }
+      if (me.unordered(read, lane)) report_shared(w, i, l, at << grain, kind, "a read", read);
+      if (kind == AccessKind::kAtomic) {
+        updated = me.read(updated, lane);
+        block.last_update = w.sync;
+      } else {
+        written = me.mine(lane);
+      }
+    }
+  });
+}
+
+// kCells cells of every lane: false when one by one has to be looked at, which is as if nothing had been
+// done.
+template <u32 kCells>
+bool check_together(Warp& w, u32 mask, AccessKind kind, const u64* offsets, Pattern pattern) {
+  Block& block = *w.block;
+  const Accessor me(w);
+  const u32 grain = block.launch->program->shared_grain, first = static_cast<u32>(offsets[0]) >> grain;
+  u32 *const written = block.written.data(), *const read = block.read.data();
+  u32 wrong = 0;
+  if (pattern == Pattern::kSame) {
+    if (kind != AccessKind::kRead) return false;
+    for (u32 k = 0; k < kCells; ++k) wrong |= me.unordered(written[first + k], kSeveral);
+    if (wrong != 0) return false;
+    for (u32 k = 0; k < kCells; ++k) read[first + k] = me.read(me.read(read[first + k], 0), 1);
+    return true;
+  }
+  if (pattern == Pattern::kContiguous) {
+    if (kind == AccessKind::kRead) {
+      for (u32 c = 0; c < 32 * kCells; ++c) wrong |= me.unordered(written[first + c], c / kCells);
+      if (wrong != 0) return false;
+      for (u32 c = 0; c < 32 * kCells; ++c) read[first + c] = me.read(read[first + c], c / kCells);
+    } else {
+      for (u32 c = 0; c < 32 * kCells; ++c)
+        wrong |= me.unordered(written[first + c], c / kCells) | me.unordered(read[first + c], c / kCells);
+      if (wrong != 0) return false;
+      for (u32 c = 0; c < 32 * kCells; ++c) written[first + c] = me.mine(c / kCells);
+    }
+    return true;
+  }
+  constexpr u32 kAll = 32 * kCells;
+  u32 cell[32], old_write[kAll], old_read[kAll], now[kAll];
+  for (u32 l = 0; l < 32; ++l) {
+    // Lanes that take no part have cells of their own at the end.
+    const auto unused = static_cast<u32>(block.written.size()) - kUnusedCells + l * kCells;
+    cell[l] = (mask >> l & 1) != 0 ? static_cast<u32>(offsets[l]) >> grain : unused;
+    std::memcpy(old_write + l * kCells, written + cell[l], sizeof(u32[kCells]));
+    std::memcpy(old_read + l * kCells, read + cell[l], sizeof(u32[kCells]));
+  }
+  const auto scatter = [&](u32* to, const u32* values) {
+    for (u32 l = 0; l < 32; ++l) std::memcpy(to + cell[l], values + l * kCells, sizeof(u32[kCells]));
+  };
+  const auto differing = [&](const u32* from, const u32* values) {
+    u32 different = 0;
+    for (u32 l = 0; l < 32; ++l)
+      different |= u32{std::memcmp(from + cell[l], values + l * kCells, sizeof(u32[kCells])) != 0} << l;
+    return different;
+  };
+  for (u32 c = 0; c < kAll; ++c) wrong |= me.unordered(old_write[c], c / kCells);
+  if (kind == AccessKind::kWrite) {
+    for (u32 c = 0; c < kAll; ++c) wrong |= me.unordered(old_read[c], c / kCells);
+    if (wrong != 0) return false;
+    for (u32 c = 0; c < kAll; ++c) now[c] = me.mine(c / kCells);
+    scatter(written, now);
+    const bool twice = differing(written, now) != 0;  // two lanes wrote one place
+    if (twice) scatter(written, old_write);
+    if (mask != kFullMask) std::fill(block.written.end() - kUnusedCells, block.written.end(), 0u);
+    return !twice;
+  }
+  if (wrong != 0) return false;
+  u32 changed = 0;
+  for (u32 c = 0; c < kAll; ++c) {
+    now[c] = me.read(old_read[c], c / kCells);
+    changed |= now[c] ^ old_read[c];
+  }
+  if (changed == 0) return true;
+  scatter(read, now);
+  for_lanes(differing(read, now), [&](int l) {  // of lanes that read one place the last has left its stamp
+    for (u32 k = 0; k < kCells; ++k) {
+      u32& s = read[cell[l] + k];
+      s = me.read(s, static_cast<u32>(l));
+    }
+  });
+  if (mask != kFullMask) std::fill(block.read.end() - kUnusedCells, block.read.end(), 0u);
   return true;
 }
 
-[[noreturn]] void report_shared(Warp& w, const Insn& i, int lane, u32 offset, const char* now,
-                                const char* before, u16 other) {
-  const std::string who = other == kSeveral ? "several threads" : "thread " + std::to_string(other);
-  report(w, i, lane, FaultKind::kSharedRace,
-         std::string("race on shared memory at offset ") + std::to_string(offset) + ": " + now + " by thread "
-             + std::to_string(thread_of(w, lane)) + " of the block, and " + before + " by " + who
-             + ", with no barrier between them");
-}
+// --- global memory ---
+//
+// A cell holds, from the top: 24 bits of the launch, 20 of the block that wrote, 20 of the block that read;
+// blocks count from 1. It is valid for its launch only. Blocks of other host threads change cells at the same
+// time: a cell is one word, so that what is lost is at most a race.
 
-// What the detector knows of four bytes of global memory; valid for the launch that it names.
-struct GlobalCell {
-  std::atomic<u32> launch;
-  u32 writer;  // block + 1; 0: none
-  u32 reader;  // block + 1, or kSeveralBlocks
+constexpr u32 kBlockBits = 20;
+constexpr u64 kBlockMask = (u64{1} << kBlockBits) - 1, kSeveralBlocks = kBlockMask;
+constexpr u32 kLaunchTags = u32{1} << 24;
+
+u64 tag_of_launch(u32 id) { return u64{id % (kLaunchTags - 1) + 1} << (2 * kBlockBits); }
+// Of a million blocks some share a number: a race between two such blocks is missed.
+u64 number_of_block(u64 linear) { return linear % (kBlockMask - 1) + 1; }
+
+struct Cell {
+  u64 writer, reader;
 };
-constexpr u32 kSeveralBlocks = 0xffffffff;
-GlobalCell* cells() {
-  static auto* const range = static_cast<GlobalCell*>(
-      mmap(nullptr, memory::kReservedBytes / 4 * sizeof(GlobalCell), PROT_READ | PROT_WRITE,
-           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-  if (range == MAP_FAILED)
-    throw PtxError(
-        "simulated GPU: no address space for the race detector; ERGON_SIMGPU_CHECK can leave it out");
-  return range;
+inline Cell open(u64 cell, u64 tag) {
+  const u64 valid = (cell ^ tag) >> (2 * kBlockBits) == 0 ? cell : 0;
+  return {valid >> kBlockBits & kBlockMask, valid & kBlockMask};
 }
 
-void note_read(SharedCell& c, const Warp& w, u16 thread, u32 epoch) {
-  const bool fresh = c.read_epoch != epoch, same_warp = c.reader / 32u == w.index;
-  if (!fresh && same_warp && c.read_sync == w.sync) {
-    c.several_lanes |= c.reader != thread;
-    return;
-  }
-  c.several_warps = !fresh && (c.several_warps || !same_warp);
-  c.several_lanes = false;
-  c.reader = thread;
-  c.read_epoch = epoch;
-  c.read_sync = w.sync;
-}
-bool read_by_others(const SharedCell& c, const Warp& w, u16 thread, u32 epoch) {
-  if (c.read_epoch != epoch) return false;
-  if (c.several_warps || c.reader / 32u != w.index) return true;
-  return c.read_sync == w.sync && (c.several_lanes || c.reader != thread);
+[[noreturn]] void report_global_race(Warp& w, const Insn& i, int l, AccessKind kind, u64 address,
+                                     bool written, u64 other) {
+  const std::string who = other == kSeveralBlocks ? "several blocks" : "block " + std::to_string(other - 1);
+  report(w, i, l, FaultKind::kGlobalRace,
+         std::string("race on global memory: ") + (kind == AccessKind::kRead ? "a read" : "a write")
+             + " by block " + std::to_string(w.block->linear) + " and a " + (written ? "write" : "read")
+             + " by " + who + " of the same launch; " + memory::describe(address));
 }
 
-void check_shared_race(Warp& w, const Insn& i, int lane, u32 offset, u32 bytes, AccessKind kind) {
+// Cells first to end - 1, accessed by lanes after each other from `lane` on, `together` cells each.
+void check_cells(Warp& w, const Insn& i, u64 first, u64 end, AccessKind kind, int lane, u64 together) {
   Block& block = *w.block;
-  const auto thread = static_cast<u16>(thread_of(w, lane));
-  for (u32 at = offset / 4; at <= (offset + bytes - 1) / 4; ++at) {
-    SharedCell& c = block.cells[at];
-    const u32 byte = at * 4;
-    if (unordered(w, c.writer, thread, c.write_epoch, c.write_sync) && bytes >= 4) {
-      report_shared(w, i, lane, byte, kind == AccessKind::kRead ? "a read" : "a write", "a write", c.writer);
+  u64* const cells = memory::race_cells();
+  const u64 tag = tag_of_launch(block.launch->id), me = number_of_block(block.linear);
+  u64 wrong = 0;
+  if (kind == AccessKind::kRead) {
+    for (u64 c = first; c < end; ++c) {
+      const Cell old = open(cells[c], tag);
+      wrong |= u64{old.writer != 0} & u64{old.writer != me};
+      const u64 reader = old.reader == 0 || old.reader == me ? me : kSeveralBlocks;
+      cells[c] = tag | old.writer << kBlockBits | reader;
     }
-    if (kind != AccessKind::kAtomic && c.atomic_epoch == block.epoch && c.atomic != thread && bytes >= 4) {
-      if (c.atomic == kSeveral || c.atomic / 32u != w.index)
-        report_shared(w, i, lane, byte, kind == AccessKind::kRead ? "a read" : "a write", "an atomic update",
-                      c.atomic);
+  } else {
+    for (u64 c = first; c < end; ++c) {
+      const Cell old = open(cells[c], tag);
+      wrong |=
+          (u64{old.writer != 0} & u64{old.writer != me}) | (u64{old.reader != 0} & u64{old.reader != me});
+      // What a race was found with stays for the report.
+      cells[c] = tag | (old.writer != 0 ? old.writer : me) << kBlockBits | old.reader;
     }
-    if (kind == AccessKind::kRead) {
-      note_read(c, w, thread, block.epoch);
-      continue;
-    }
-    if (read_by_others(c, w, thread, block.epoch) && bytes >= 4) {
-      report_shared(w, i, lane, byte, "a write", "a read", c.reader == thread ? kSeveral : c.reader);
-    }
-    if (kind == AccessKind::kAtomic) {
-      c.atomic = c.atomic_epoch == block.epoch && c.atomic != thread ? kSeveral : thread;
-      c.atomic_epoch = block.epoch;
-    } else {
-      c.writer = thread;
-      c.write_epoch = block.epoch;
-      c.write_sync = w.sync;
-    }
+  }
+  if (wrong == 0 || block.launch->synchronised.load(std::memory_order_relaxed)) return;
+  const u32 grain = block.launch->program->global_grain;
+  for (u64 c = first; c < end; ++c) {
+    const Cell old = open(cells[c], tag);
+    const bool written = old.writer != 0 && old.writer != me;
+    if (!written && (kind == AccessKind::kRead || old.reader == 0 || old.reader == me)) continue;
+    const int l = lane + static_cast<int>((c - first) / together);
+    report_global_race(w, i, l, kind, reinterpret_cast<u64>(memory::base()) + (c << grain), written,
+                       written ? old.writer : old.reader);
   }
 }
 
 }  // namespace
 
-void check_shared_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets) {
-  const u32 epoch = w.block->epoch;
-  SharedCell* const all = w.block->cells.data();
-  u64 last = ~u64{0};
-  for_lanes(mask, [&](int l) {
-    if (kind == AccessKind::kRead) {  // of what nobody has written since the last barrier: only noted
-      const u16 thread = static_cast<u16>(thread_of(w, l));
-      const u64 first = offsets[l] / 4, end = (offsets[l] + bytes - 1) / 4;
-      const bool broadcast = offsets[l] == last;
-      bool written = false;
-      for (u64 at = first; at <= end; ++at)
-        written |= all[at].write_epoch == epoch || all[at].atomic_epoch == epoch;
-      last = offsets[l];
-      if (!written) {
-        for (u64 at = first; at <= end; ++at) {
-          if (!broadcast || !all[at].several_lanes) note_read(all[at], w, thread, epoch);
-        }
-        return;
-      }
+// The count starts again before it would overflow a stamp; what is known of the present epoch is then lost.
+u32 new_interval(Block& block) {
+  if (++block.interval < kIntervals) return block.interval;
+  for (auto* stamps : {&block.written, &block.read, &block.updated})
+    std::fill(stamps->begin(), stamps->end(), 0u);
+  block.last_update = 0;
+  return block.interval = block.epoch = 1;
+}
+
+void check_shared_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets,
+                        Pattern pattern) {
+  const u32 grain = w.block->launch->program->shared_grain;
+  const bool updated = w.block->last_update >= w.block->epoch;
+  if (kind != AccessKind::kAtomic && !updated) {
+    switch (bytes >> grain) {  // an access lies on a multiple of its size
+      case 1:
+        if (check_together<1>(w, mask, kind, offsets, pattern)) return;
+        break;
+      case 2:
+        if (check_together<2>(w, mask, kind, offsets, pattern)) return;
+        break;
+      case 4:
+        if (check_together<4>(w, mask, kind, offsets, pattern)) return;
+        break;
+      case 8:
+        if (check_together<8>(w, mask, kind, offsets, pattern)) return;
+        break;
+      default:
+        break;
     }
-    check_shared_race(w, i, l, static_cast<u32>(offsets[l]), bytes, kind);
-  });
+  }
+  check_in_order(w, i, mask, bytes, kind, offsets);
 }
 
 void mark_written(Warp& w, int lane, u32 offset, u32 bytes) {
-  for (u32 at = offset / 4; at <= (offset + bytes - 1) / 4; ++at) {
-    SharedCell& c = w.block->cells[at];
-    c.writer = static_cast<u16>(thread_of(w, lane));
-    c.write_epoch = w.block->epoch;
-    c.write_sync = w.sync;
+  const u32 grain = w.block->launch->program->shared_grain, mine = Accessor(w).mine(static_cast<u32>(lane));
+  for (u32 at = offset >> grain; at <= (offset + bytes - 1) >> grain; ++at) w.block->written[at] = mine;
+}
+
+void check_global_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* addresses,
+                        bool contiguous) {
+  const Launch& launch = *w.block->launch;
+  if (kind == AccessKind::kAtomic || i.relaxed || launch.synchronised.load(std::memory_order_relaxed)) return;
+  const u32 grain = launch.program->global_grain;
+  const u64 start = reinterpret_cast<u64>(memory::base());
+  if (!contiguous && (bytes >> grain == 0 || bytes % 4 != 0)) {  // part of a cp.async
+    for_lanes(mask, [&](int l) {
+      if (!memory::contains(addresses[l], bytes)) return;
+      const u64 first = (addresses[l] - start) >> grain,
+                end = ((addresses[l] + bytes - 1 - start) >> grain) + 1;
+      check_cells(w, i, first, end, kind, l, end - first);
+    });
+    return;
+  }
+  const u64 together = bytes >> grain;
+  while (mask != 0) {  // runs of lanes whose bytes follow each other
+    const int l = std::countr_zero(mask);
+    int end = l + 1;
+    while (end < 32
+           && (contiguous || ((mask >> end & 1) != 0 && addresses[end] == addresses[end - 1] + bytes)))
+      ++end;
+    mask &= end == 32 ? 0 : kFullMask << end;
+    if (!memory::contains(addresses[l], bytes * static_cast<u64>(end - l))) continue;
+    const u64 first = (addresses[l] - start) >> grain;
+    check_cells(w, i, first, first + together * static_cast<u64>(end - l), kind, l, together);
+    while (mask != 0 && end < 32 && addresses[end] == addresses[end - 1]) mask &= ~(1u << end++);
   }
 }
 
-void check_global_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* addresses) {
-  Block& block = *w.block;
-  if (kind == AccessKind::kAtomic || i.relaxed || bytes < 4) return;
-  const u32 launch = block.launch->id, me = static_cast<u32>(block.linear) + 1;
-  GlobalCell* const all = cells();
-  for_lanes(mask, [&](int l) {
-    const u64 first = (addresses[l] - reinterpret_cast<u64>(memory::base())) / 4;
-    for (u64 at = first; at < first + bytes / 4; ++at) {
-      GlobalCell& c = all[at];
-      if (c.launch.load(std::memory_order_acquire) != launch) {
-        c.writer = c.reader = 0;
-        c.launch.store(launch, std::memory_order_release);
-      }
-      const u32 writer = c.writer;
-      if (writer != 0 && writer != me && !block.launch->synchronised.load(std::memory_order_relaxed)) {
-        report(w, i, l, FaultKind::kGlobalRace,
-               std::string("race on global memory: ") + (kind == AccessKind::kRead ? "a read" : "a write")
-                   + " by block " + std::to_string(me - 1) + " and a write by block "
-                   + std::to_string(writer - 1) + " of the same launch; " + memory::describe(addresses[l]));
-      }
-      if (kind == AccessKind::kRead) {
-        c.reader = c.reader == 0 || c.reader == me ? me : kSeveralBlocks;
-      } else {
-        if (c.reader != 0 && c.reader != me && !block.launch->synchronised.load(std::memory_order_relaxed)) {
-          report(
-              w, i, l, FaultKind::kGlobalRace,
-              "race on global memory: a write by block " + std::to_string(me - 1) + " and a read by "
-                  + (c.reader == kSeveralBlocks ? "several blocks" : "block " + std::to_string(c.reader - 1))
-                  + " of the same launch; " + memory::describe(addresses[l]));
-        }
-        c.writer = me;
-      }
-    }
-  });
+void begin_global_races(u32 launch) {
+  if (launch % (kLaunchTags - 1) == 0)
+    madvise(memory::race_cells(), memory::kReservedBytes * sizeof(u64), MADV_DONTNEED);
 }
 
 }  // namespace simgpu

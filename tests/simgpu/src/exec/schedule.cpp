@@ -140,7 +140,7 @@ bool BlockRunner::run_split(Warp& w, Split s) {
           if (missing != 0) {
             parked |= group;
           } else {
-            ++w.sync;
+            w.sync = new_interval(block_);
             i.run(w, i, group);
           }
         }
@@ -239,7 +239,8 @@ void BlockRunner::release_barrier(bool stuck) {
 }
 
 void BlockRunner::pass_barrier(u32 id) {
-  ++block_.epoch;
+  block_.epoch = new_interval(block_);
+  for (Warp& w : warps_) w.sync = block_.epoch;
   ++counts->counters.barriers;
   arrived_[id] = 0;
   u32 count = 0, all = 0, any = 0;

@@ -36,11 +36,11 @@ struct Split {
   u32 expected = 0;  // threads; 0: the whole block
 };
 
+// One cp.async of some lanes that are in the same group.
 struct AsyncCopy {
-  u32 shared = 0;
-  u8 bytes = 0, lane = 0;
-  u32 group = 0;
-  u8 data[16];
+  u32 mask = 0, group = 0, bytes = 0;
+  u32 shared[32];
+  u8 data[32][16];
 };
 
 struct Warp {
@@ -49,26 +49,17 @@ struct Warp {
   Block* block = nullptr;
   u32 index = 0;  // in the block
   u32 exited = 0;
-  u32 sync = 1;  // convergence points so far: orders the lanes among themselves
+  u32 sync = 1;  // the Block::interval that its last convergence point began
   std::vector<Split> splits;
-  u32 committed[32] = {};  // cp.async groups of each lane
-  std::vector<AsyncCopy> copies;
-  std::vector<std::byte> local;  // stacks, one after another
+  u32 committed[32] = {};                                        // cp.async groups of each lane
+  std::vector<std::unique_ptr<AsyncCopy>> copies, spare_copies;  // not waited for, oldest first
+  std::vector<std::byte> local;                                  // stacks, one after another
 
   template <class T>
   T* lanes(u32 offset) {
     return reinterpret_cast<T*>(file + offset);
   }
   u32& predicate(u32 offset) { return *reinterpret_cast<u32*>(file + offset); }
-};
-
-// What the race detector knows of four bytes of shared memory.
-struct SharedCell {
-  u32 write_epoch = 0, read_epoch = 0, atomic_epoch = 0;  // block barriers so far, at that time
-  u32 write_sync = 0, read_sync = 0;
-  u16 writer = 0, reader = 0, atomic = 0;  // the last thread
-  bool several_lanes = false;  // other lanes of the reader's warp too, since its last convergence point
-  bool several_warps = false;  // other warps too, since the last barrier
 };
 
 struct Launch;
@@ -78,11 +69,14 @@ struct Block {
   Dim3 index;
   u64 linear = 0;
   u64 serial = 0;
-  u32 epoch = 1;
+  u32 interval = 0;     // convergence points and barriers so far
+  u32 epoch = 0;        // the interval that the block's last barrier began
+  u32 last_update = 0;  // the interval of the last atomic on shared memory
   std::vector<std::byte> shared;
-  std::vector<u8> shared_state;  // Shadow of each byte, or kPending
-  std::vector<SharedCell> cells;
+  std::vector<u8> shared_state;             // Shadow of each byte, or kPending
+  std::vector<u32> written, read, updated;  // what the race detector knows of shared memory: exec/races.cpp
 };
+u32 new_interval(Block& block);
 // Behind the kernel's own shared memory: the system's, of which cooperative groups use a part.
 constexpr u32 kReservedShared = 1024;
 constexpr u32 kSharedGuard = 4096;  // between the two, for no one

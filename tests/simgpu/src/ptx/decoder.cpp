@@ -1,6 +1,8 @@
 #include "ptx/decoder.h"
 
 #include <algorithm>
+#include <atomic>
+#include <bit>
 #include <cstdlib>
 
 namespace simgpu {
@@ -440,6 +442,21 @@ Function* function_of(const ModuleText& module, Program& program, const Function
   return function;
 }
 
+namespace {
+bool is_memory(InstructionClass c) {
+  switch (c) {
+    case InstructionClass::kGlobalLoad:
+    case InstructionClass::kGlobalStore:
+    case InstructionClass::kSharedLoad:
+    case InstructionClass::kSharedStore:
+    case InstructionClass::kAtomic:
+      return true;
+    default:
+      return false;
+  }
+}
+}  // namespace
+
 std::unique_ptr<Program> decode_kernel(const ModuleText& module, const FunctionText& kernel) {
   auto program = std::make_unique<Program>();
   program->text = &module;
@@ -453,6 +470,18 @@ std::unique_ptr<Program> decode_kernel(const ModuleText& module, const FunctionT
     f->first_count = program->instructions;
     program->instructions += static_cast<u32>(f->code.size());
   }
+  for (const auto& f : program->functions) {
+    for (const Insn& insn : f->code) {
+      const bool shared = insn.space == Space::kShared || insn.space == Space::kGeneric,
+                 global = insn.space == Space::kGlobal || insn.space == Space::kGeneric;
+      if (insn.bytes == 0 || !is_memory(insn.category)) continue;
+      const auto grain = static_cast<u32>(std::countr_zero(insn.bytes));
+      if (shared) program->shared_grain = std::min(program->shared_grain, grain);
+      if (global) program->global_grain = std::min(program->global_grain, grain);
+    }
+  }
+  static std::atomic<u64> serials{0};
+  program->serial = ++serials;
   program->local_bytes = program->functions.size() > 1 ? kStackBytes : program->entry->local_bytes;
   return program;
 }

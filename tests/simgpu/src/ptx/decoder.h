@@ -123,6 +123,37 @@ inline constexpr std::string_view kSpecialNames[] = {
     "%lanemask_lt",     "%lanemask_ge", "%lanemask_gt", "%dynamic_smem_size",
     "%total_smem_size", "%envreg1",     "%envreg2",     "%reserved_smem_offset_1"};
 
+enum class SpecialRegister : u8 {  // the same, in this order
+  kTidX,
+  kTidY,
+  kTidZ,
+  kNtidX,
+  kNtidY,
+  kNtidZ,
+  kCtaidX,
+  kCtaidY,
+  kCtaidZ,
+  kNctaidX,
+  kNctaidY,
+  kNctaidZ,
+  kLaneId,
+  kWarpId,
+  kNwarpId,
+  kSmId,
+  kNsmId,
+  kGridId,
+  kLanemaskEq,
+  kLanemaskLe,
+  kLanemaskLt,
+  kLanemaskGe,
+  kLanemaskGt,
+  kDynamicSharedBytes,
+  kTotalSharedBytes,
+  kGridWorkspaceHigh,
+  kGridWorkspaceLow,
+  kReservedSharedOffset
+};
+
 // Generic addresses outside global memory: shared, local and parameter windows.
 constexpr u64 kSharedWindow = u64{1} << 60;
 constexpr u64 kLocalWindow = u64{2} << 60;

@@ -139,7 +139,7 @@ void Context::launch(Function& function, const LaunchConfig& config, const std::
           64, MemoryKind::kVariable, config.device, kInitialised, "the grid barrier's workspace"));
     const Counters counters = run_kernel(*k, c, params);
     if (c.cooperative) memory::release(reinterpret_cast<void*>(c.grid_workspace));
-    record_launch(function.name, c, *k, registers_of(function), counters);
+    record_launch(c, *k, registers_of(function), counters);
   } catch (const Fault& f) {
     fault = f.what();
     std::fprintf(stderr, "simgpu: %s\n", f.what());

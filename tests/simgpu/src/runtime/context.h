@@ -70,7 +70,6 @@ struct Symbol {
 
 constexpr u64 kDeviceBytes = u64{40} << 30;  // of an A100
 constexpr int kSharedBytesOptIn = 163 * 1024;
-constexpr int kMultiprocessors = 108;
 
 class Context {
  public:

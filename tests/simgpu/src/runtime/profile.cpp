@@ -5,8 +5,6 @@
 #include <cstdlib>
 #include <map>
 
-#include <cxxabi.h>
-
 #include "memory.h"
 #include "runtime/context.h"
 #include "simgpu/simgpu.h"
@@ -15,8 +13,8 @@ namespace simgpu {
 namespace {
 
 constexpr size_t kMostRecords = 4096;
-std::vector<LaunchRecord>& records() {
-  static auto* const list = new std::vector<LaunchRecord>;
+std::deque<LaunchRecord>& records() {
+  static auto* const list = new std::deque<LaunchRecord>;
   return *list;
 }
 struct Total {
@@ -32,14 +30,6 @@ std::optional<FaultRecord>& fault_record() {
   static std::optional<FaultRecord> fault;
   return fault;
 }
-std::string demangled(const std::string& name) {
-  int status = 0;
-  char* plain = abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status);
-  const std::string text = plain != nullptr ? plain : name;
-  std::free(plain);
-  return text;
-}
-
 // One line a kernel; resources and occupancy are those of its last launch. Registers "-": the program holds
 // only PTX.
 void print_profile() {
@@ -70,12 +60,11 @@ void at_exit() {
 
 }  // namespace
 
-void record_launch(const std::string& kernel, const LaunchConfig& config, const Kernel& code, int registers,
-                   const Counters& counters) {
+void record_launch(const LaunchConfig& config, const Kernel& code, int registers, const Counters& counters) {
   static const bool once = std::atexit(at_exit) == 0;
   (void)once;
-  const std::string name = demangled(kernel);
-  if (records().size() == kMostRecords) records().erase(records().begin());
+  const std::string& name = code.display_name();
+  if (records().size() == kMostRecords) records().pop_front();
   const u32 shared = code.static_shared_bytes() + config.dynamic_shared_bytes;
   const int threads = static_cast<int>(config.block.x * config.block.y * config.block.z);
   const int resident = resident_blocks(code, registers, threads, config.dynamic_shared_bytes);
@@ -87,7 +76,7 @@ void record_launch(const std::string& kernel, const LaunchConfig& config, const 
 }
 void record_fault(const Fault& fault) { fault_record() = {fault.kind, fault.what()}; }
 
-const std::vector<LaunchRecord>& launches() { return records(); }
+const std::deque<LaunchRecord>& launches() { return records(); }
 void clear_launches() { records().clear(); }
 std::optional<FaultRecord> last_fault() { return fault_record(); }
 void clear_fault() {

@@ -1,0 +1,178 @@
+// Runs the blocks of one launch over host threads.
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <list>
+#include <mutex>
+#include <numeric>
+#include <thread>
+
+#include "exec/crew.h"
+#include "exec/executor.h"
+#include "settings.h"
+
+namespace simgpu {
+
+thread_local LaunchCounts* counts = nullptr;
+
+namespace {
+
+constexpr u64 kMostResident = u64{kMultiprocessors} * 16;  // blocks of a launch that may be alive at once
+constexpr u64 kDeadlockTurns = 4'000;                 // spells of spinning with nothing new to start
+constexpr size_t kRunnersKept = 64;
+constexpr u64 kShortNanoseconds = 30'000;  // of work: waking another thread for it would take as long
+
+u64 now_ns() {
+  return static_cast<u64>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                              std::chrono::steady_clock::now().time_since_epoch())
+                              .count());
+}
+
+// Runners that wait for work, the last used first; never destroyed, so that static destructors may launch.
+using Runner = std::unique_ptr<BlockRunner>;
+struct Spares {
+  std::mutex mutex;
+  std::list<Runner> runners;
+};
+Spares& spares() {
+  static auto* const s = new Spares;
+  return *s;
+}
+Runner take_runner(const Launch& launch) {
+  Spares& s = spares();
+  {
+    const std::lock_guard lock(s.mutex);
+    const auto found =
+        std::find_if(s.runners.begin(), s.runners.end(), [&](const Runner& r) { return r->fits(launch); });
+    if (found != s.runners.end()) {
+      Runner runner = std::move(*found);
+      s.runners.erase(found);
+      return runner;
+    }
+  }
+  return std::make_unique<BlockRunner>(launch);
+}
+void put_back(Runner runner) {
+  Spares& s = spares();
+  const std::lock_guard lock(s.mutex);
+  s.runners.push_front(std::move(runner));
+  if (s.runners.size() > kRunnersKept) s.runners.pop_back();
+}
+
+// Instruction counts by class, from the counts by instruction.
+void fold(const Program& program, const LaunchCounts& from, Counters& to) {
+  for (const auto& f : program.functions) {
+    for (size_t i = 0; i < f->code.size(); ++i) {
+      to.warp_instructions[static_cast<int>(f->code[i].category)] += from.executed[f->first_count + i];
+    }
+  }
+  to.lane_instructions += from.lanes;
+  to += from.counters;
+}
+
+class Grid {
+ public:
+  explicit Grid(Launch& launch)
+      : launch_(launch), blocks_(u64{launch.config.grid.x} * launch.config.grid.y * launch.config.grid.z) {}
+
+  Counters run() {
+    static const int cores = static_cast<int>(std::thread::hardware_concurrency());  // asks the system: slow
+    const int threads = settings().threads > 0 ? settings().threads : cores;
+    helpers_ = static_cast<int>(std::min<u64>(static_cast<u64>(std::max(threads, 1)), blocks_)) - 1;
+    const std::function<void()> job = [this] { work(false); };
+    job_ = &job;
+    start_ = now_ns();
+    // What a block of this kernel took the last time tells whether help is worth waking.
+    if (blocks_ * launch_.program->block_nanoseconds >= kShortNanoseconds) summon();
+    work(true);
+    if (summoned_) Crew::get().dismiss();
+    launch_.program->block_nanoseconds =
+        static_cast<u32>(std::min<u64>((now_ns() - start_) / blocks_ + 1, UINT32_MAX));
+    if (failure_) std::rethrow_exception(failure_);
+    total_.blocks = blocks_;
+    const Dim3 d = launch_.config.block;
+    total_.warps = blocks_ * ((u64{d.x} * d.y * d.z + 31) / 32);
+    return total_;
+  }
+
+ private:
+  void summon() {
+    summoned_ = true;
+    if (helpers_ > 0) Crew::get().summon(helpers_, *job_);
+  }
+
+  // One host thread: a block at a time; one that only spins is put back and another begun or continued.
+  void work(bool first_thread) {
+    LaunchCounts mine;
+    mine.executed.resize(launch_.program->instructions);
+    counts = &mine;
+    std::deque<Runner> resident;
+    u64 spinning = 0, idle_turns = 0;
+    try {
+      while (!stop_) {
+        const bool all_spin = spinning >= resident.size();
+        u64 linear;
+        if ((resident.empty() || (all_spin && resident.size() < kMostResident))
+            && (linear = next_.fetch_add(1)) < blocks_) {
+          Runner runner = take_runner(launch_);
+          runner->start(launch_, order(linear));
+          resident.push_front(std::move(runner));
+          spinning = 0, idle_turns = 0;
+        }
+        if (resident.empty()) break;
+        BlockRunner& current = *resident.front();
+        current.turn();
+        if (current.finished()) {
+          put_back(std::move(resident.front()));
+          resident.pop_front();
+          spinning = 0, idle_turns = 0;
+        } else if (current.spins()) {
+          resident.push_back(std::move(resident.front()));
+          resident.pop_front();
+          ++spinning;
+          if (++idle_turns > kDeadlockTurns) resident.front()->report_deadlock();
+          if (idle_turns % 64 == 0) std::this_thread::yield();
+        }
+        if (first_thread && !summoned_ && now_ns() - start_ > kShortNanoseconds) summon();
+      }
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+      stop_ = true;
+    }
+    counts = nullptr;
+    const std::lock_guard lock(mutex_);
+    fold(*launch_.program, mine, total_);
+  }
+
+  // Blocks in order, or in an order of the seed's: multiplication by a number without a common factor.
+  u64 order(u64 i) const {
+    if (launch_.config.order_seed == 0) return i;
+    u64 factor = launch_.config.order_seed % blocks_ | 1;
+    while (std::gcd(factor, blocks_) != 1) ++factor;
+    return (i % blocks_ * (factor % blocks_) + launch_.config.order_seed) % blocks_;
+  }
+
+  Launch& launch_;
+  const u64 blocks_;
+  int helpers_ = 0;
+  bool summoned_ = false;
+  u64 start_ = 0;
+  const std::function<void()>* job_ = nullptr;
+  std::atomic<u64> next_{0};
+  std::atomic<bool> stop_{false};
+  std::mutex mutex_;
+  std::exception_ptr failure_;
+  Counters total_;
+};
+
+}  // namespace
+
+Counters execute(Launch& launch) {
+  static auto* const one_at_a_time = new std::mutex;
+  const std::lock_guard lock(*one_at_a_time);
+  return Grid(launch).run();
+}
+
+}  // namespace simgpu
