@@ -1,7 +1,6 @@
 #include "core/allocator.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -9,10 +8,16 @@
 
 #include <sys/mman.h>
 
+#include "core/cuda_backend.h"
 #include "core/error.h"
+#include "core/memory_ledger.h"
+#include "core/op_scope.h"
+#include "core/tensor_impl.h"
 
 namespace ergon {
 namespace {
+
+using detail::MemoryLedger;
 
 constexpr std::int64_t kAlignment = 64;
 constexpr std::int64_t kLargeBlock = 1 << 20;  // from here on: mapped pages, huge where the system has them
@@ -29,35 +34,33 @@ std::int64_t rounded_size(std::int64_t bytes) {
   return round_up(bytes, std::int64_t{1} << std::max(log2 - 3, 6));
 }
 
-class CachingAllocator {
+// Host memory: freed blocks are kept for requests of the same rounded size.
+class CpuAllocator {
  public:
-  void* allocate(std::int64_t bytes) {
+  void* allocate(std::int64_t bytes, const char* holder) {
     const std::int64_t size = rounded_size(bytes);
+    ledger_.add(size, holder);
     std::lock_guard lock(mutex_);
-    if (limit_ > 0 && stats_.current + size > limit_) throw_out_of_memory(bytes);
     void* block = take_cached(size);
+    if (block != nullptr) return block;
+    if (size >= kLargeBlock) trade_cached(size);
+    block = from_system(size);
     if (block == nullptr) {
-      if (size >= kLargeBlock) trade_cached(size);
+      release_cached();
       block = from_system(size);
-      if (block == nullptr) {
-        release_cached();
-        block = from_system(size);
-      }
-      if (block == nullptr) throw_out_of_memory(bytes);
-      stats_.reserved += size;
-      stats_.peak_reserved = std::max(stats_.peak_reserved, stats_.reserved);
     }
-    stats_.current += size;
-    stats_.peak = std::max(stats_.peak, stats_.current);
-    if (size >= kLargeBlock) ++in_use_[size];
+    if (block == nullptr) {
+      ledger_.remove(size, holder);
+      ledger_.throw_out_of_memory(bytes, {});
+    }
+    reserve(size);
     return block;
   }
 
-  void deallocate(void* block, std::int64_t bytes) noexcept {
+  void deallocate(void* block, std::int64_t bytes, const char* holder) noexcept {
     const std::int64_t size = rounded_size(bytes);
+    ledger_.remove(size, holder);
     std::lock_guard lock(mutex_);
-    stats_.current -= size;
-    if (size >= kLargeBlock && --in_use_[size] == 0) in_use_.erase(size);
 #ifdef ERGON_DEBUG_CHECKS
     // Reuse would hide use after free from AddressSanitizer.
     to_system(block, size);
@@ -66,23 +69,11 @@ class CachingAllocator {
 #endif
   }
 
-  MemoryStats stats() {
-    std::lock_guard lock(mutex_);
-    return stats_;
-  }
-  void reset_peak() {
-    std::lock_guard lock(mutex_);
-    stats_.peak = stats_.current;
-    stats_.peak_reserved = stats_.reserved;
-  }
   void empty_cache() {
     std::lock_guard lock(mutex_);
     release_cached();
   }
-  void set_limit(std::int64_t bytes) {
-    std::lock_guard lock(mutex_);
-    limit_ = bytes;
-  }
+  MemoryLedger& ledger() { return ledger_; }
 
  private:
   void* take_cached(std::int64_t size) {
@@ -96,8 +87,9 @@ class CachingAllocator {
   // A large block of a new size takes the place of cached ones when it would lift `reserved` above its peak:
   // memory held stays close to the most that was ever in use at a time.
   void trade_cached(std::int64_t size) {
+    const std::int64_t peak = ledger_.stats().peak_reserved;
     for (auto entry = cached_.rbegin(); entry != cached_.rend() && entry->first >= kLargeBlock; ++entry) {
-      while (!entry->second.empty() && stats_.reserved + size > stats_.peak_reserved) {
+      while (!entry->second.empty() && reserved_ + size > peak) {
         to_system(entry->second.back(), entry->first);
         entry->second.pop_back();
       }
@@ -121,52 +113,197 @@ class CachingAllocator {
 
   void to_system(void* block, std::int64_t size) noexcept {
     std::free(block);
-    stats_.reserved -= size;
+    reserve(-size);
   }
 
-  [[noreturn]] void throw_out_of_memory(std::int64_t bytes) {
-    std::string holders;
-    int listed = 0;
-    for (auto entry = in_use_.rbegin(); entry != in_use_.rend() && listed < 3; ++entry, ++listed) {
-      holders += fmt::format("{}{} x {} bytes", listed > 0 ? ", " : "", entry->second, entry->first);
-    }
-    throw OutOfMemoryError(
-        fmt::format("out of memory on cpu: asked for {} bytes with {} in use{}; largest blocks in use: {}",
-                    bytes, stats_.current, limit_ > 0 ? fmt::format(", limit {}", limit_) : std::string(),
-                    holders.empty() ? "none of 1 MiB or more" : holders));
+  void reserve(std::int64_t bytes) noexcept {
+    reserved_ += bytes;
+    ledger_.set_reserved(reserved_);
   }
 
   std::mutex mutex_;
   std::map<std::int64_t, std::vector<void*>> cached_;  // by rounded size
-  std::map<std::int64_t, std::int64_t> in_use_;        // large blocks: rounded size → count
-  MemoryStats stats_;
-  std::int64_t limit_ = 0;
+  std::int64_t reserved_ = 0;
+  MemoryLedger ledger_{Device::cpu()};
 };
 
-// Never destroyed: tensors with static lifetime may be freed after it would have been.
-CachingAllocator& cpu_allocator() {
-  static auto* allocator = new CachingAllocator;
+// Page-locked host memory, which is dear to get: freed blocks are kept, and used again once the copies that
+// used them have finished.
+class PinnedAllocator {
+ public:
+  void* allocate(std::int64_t bytes, const char* holder) {
+    const std::int64_t size = rounded_size(bytes);
+    ledger_.add(size, holder);
+    std::lock_guard lock(mutex_);
+    std::vector<Kept>& kept = kept_[size];
+    const auto ready = std::find_if(kept.begin(), kept.end(), [](const Kept& entry) {
+      return std::all_of(entry.uses.begin(), entry.uses.end(), [](const Event& use) { return use.passed(); });
+    });
+    if (ready != kept.end()) {
+      void* block = ready->block;
+      kept.erase(ready);
+      return block;
+    }
+    void* block = detail::cuda::allocate_pinned(size);
+    if (block == nullptr) {
+      ledger_.remove(size, holder);
+      ledger_.throw_out_of_memory(bytes, " as page-locked memory");
+    }
+    reserved_ += size;
+    ledger_.set_reserved(reserved_);
+    return block;
+  }
+
+  void deallocate(void* block, std::int64_t bytes, const char* holder,
+                  const std::vector<Stream>& uses) noexcept {
+    const std::int64_t size = rounded_size(bytes);
+    ledger_.remove(size, holder);
+    Kept entry{block, {}};
+    try {
+      for (const Stream& stream : uses) entry.uses.emplace_back().record(stream);
+    } catch (const Error&) {
+      entry.uses.clear();  // a device that has failed reads no more
+    }
+    std::lock_guard lock(mutex_);
+    kept_[size].push_back(std::move(entry));
+  }
+
+  void empty_cache() {
+    std::lock_guard lock(mutex_);
+    for (auto& [size, kept] : kept_) {
+      for (const Kept& entry : kept) {
+        detail::cuda::free_pinned(entry.block);  // waits for the device
+        reserved_ -= size;
+      }
+    }
+    kept_.clear();
+    ledger_.set_reserved(reserved_);
+  }
+  MemoryLedger& ledger() { return ledger_; }
+
+ private:
+  struct Kept {
+    void* block;
+    std::vector<Event> uses;  // must have passed before the block is used again
+  };
+
+  std::mutex mutex_;
+  std::map<std::int64_t, std::vector<Kept>> kept_;  // by rounded size
+  std::int64_t reserved_ = 0;
+  MemoryLedger ledger_{Device::cpu()};
+};
+
+// A CUDA device's memory: the runtime's pool does the work.
+class CudaAllocator {
+ public:
+  explicit CudaAllocator(int index) : index_(index), ledger_(Device::cuda(index)) {}
+
+  void* allocate(const Stream& stream, std::int64_t bytes, const char* holder) {
+    if (bytes == 0) return nullptr;
+    ledger_.add(bytes, holder);
+    void* block = detail::cuda::allocate(stream, bytes);
+    if (block == nullptr) {  // what streams are about to give back may do
+      synchronize(stream.device());
+      detail::cuda::trim(index_);
+      block = detail::cuda::allocate(stream, bytes);
+    }
+    if (block == nullptr) {
+      ledger_.remove(bytes, holder);
+      const auto memory = detail::cuda::device_memory(index_);
+      ledger_.throw_out_of_memory(bytes,
+                                  fmt::format(", {} free of the device's {}", memory.free, memory.total));
+    }
+    return block;
+  }
+
+  void deallocate(Storage& storage) noexcept {
+    if (storage.data == nullptr) return;
+    ledger_.remove(storage.bytes, storage.holder);
+    detail::cuda::deallocate(storage.stream, storage.data, storage.other_uses);
+  }
+
+  MemoryLedger& ledger() {
+    ledger_.set_reserved(detail::cuda::reserved_bytes(index_));
+    return ledger_;
+  }
+  void empty_cache() {
+    synchronize(Device::cuda(index_));
+    detail::cuda::trim(index_);
+  }
+
+ private:
+  int index_;
+  MemoryLedger ledger_;
+};
+
+// Never destroyed: tensors with static lifetime may be freed after they would have been.
+CpuAllocator& cpu_allocator() {
+  static auto* allocator = new CpuAllocator;
   return *allocator;
 }
 
-CachingAllocator& allocator_of(Device device) {
+PinnedAllocator& pinned_allocator() {
+  static auto* allocator = [] {
+    auto* made = new PinnedAllocator;
+    std::atexit([] { pinned_allocator().empty_cache(); });
+    return made;
+  }();
+  return *allocator;
+}
+
+CudaAllocator& cuda_allocator(int index) {
+  static std::mutex mutex;
+  static auto* allocators = new std::map<int, CudaAllocator>;
+  std::lock_guard lock(mutex);
+  return allocators->try_emplace(index, index).first->second;
+}
+
+MemoryLedger& ledger_of(Device device) {
   check_available(device);
-  return cpu_allocator();
+  return device.is_cpu() ? cpu_allocator().ledger() : cuda_allocator(device.index).ledger();
 }
 
 }  // namespace
 
-MemoryStats memory_stats(Device device) { return allocator_of(device).stats(); }
-void reset_peak_memory(Device device) { allocator_of(device).reset_peak(); }
-void empty_cache(Device device) { allocator_of(device).empty_cache(); }
-void set_memory_limit(std::int64_t bytes, Device device) { allocator_of(device).set_limit(bytes); }
+MemoryStats memory_stats(Device device) { return ledger_of(device).stats(); }
+MemoryStats pinned_memory_stats() { return pinned_allocator().ledger().stats(); }
+void reset_peak_memory(Device device) { ledger_of(device).reset_peak(); }
+void set_memory_limit(std::int64_t bytes, Device device) { ledger_of(device).set_limit(bytes); }
+
+void empty_cache(Device device) {
+  check_available(device);
+  if (device.is_cpu()) {
+    cpu_allocator().empty_cache();
+    pinned_allocator().empty_cache();
+  } else {
+    cuda_allocator(device.index).empty_cache();
+  }
+}
 
 namespace detail {
 
-void* allocate(Device device, std::int64_t bytes) { return allocator_of(device).allocate(bytes); }
+void allocate(Storage& storage) {
+  check_available(storage.device);
+  storage.holder = OpScope::current();
+  storage.stream = current_stream(storage.device);
+  if (storage.pinned) {
+    storage.data = pinned_allocator().allocate(storage.bytes, storage.holder);
+  } else if (storage.device.is_cpu()) {
+    storage.data = cpu_allocator().allocate(storage.bytes, storage.holder);
+  } else {
+    storage.data =
+        cuda_allocator(storage.device.index).allocate(storage.stream, storage.bytes, storage.holder);
+  }
+}
 
-void deallocate(Device /*device*/, void* block, std::int64_t bytes) noexcept {
-  cpu_allocator().deallocate(block, bytes);
+void deallocate(Storage& storage) noexcept {
+  if (storage.pinned) {
+    pinned_allocator().deallocate(storage.data, storage.bytes, storage.holder, storage.other_uses);
+  } else if (storage.device.is_cpu()) {
+    cpu_allocator().deallocate(storage.data, storage.bytes, storage.holder);
+  } else {
+    cuda_allocator(storage.device.index).deallocate(storage);
+  }
 }
 
 }  // namespace detail

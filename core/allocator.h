@@ -9,6 +9,8 @@
 
 namespace ergon {
 
+struct Storage;
+
 // Bytes of tensors on one device. `reserved` also counts freed blocks that are kept for reuse.
 struct MemoryStats {
   std::int64_t current = 0;        // bytes in use by tensors
@@ -23,16 +25,20 @@ void reset_peak_memory(Device device = Device::cpu());
 // Gives cached blocks that no tensor uses back to the system.
 void empty_cache(Device device = Device::cpu());
 
-namespace detail {
-
-// A block of at least `bytes` (0 is allowed), aligned to 64 bytes, with undefined content.
-// Throws OutOfMemoryError that says asked, in use, the limit, and the largest blocks in use.
-void* allocate(Device device, std::int64_t bytes);
-void deallocate(Device device, void* block, std::int64_t bytes) noexcept;
-
-}  // namespace detail
+// Bytes of page-locked host memory (Tensor::pin_memory); `current` and `reserved` as above.
+MemoryStats pinned_memory_stats();
 
 // Caps `current` on a device; an allocation beyond it throws OutOfMemoryError. 0: no cap but the system's.
 void set_memory_limit(std::int64_t bytes, Device device = Device::cpu());
+
+namespace detail {
+
+// Fill in storage.data (and holder, stream) with a block of storage.bytes (0 is allowed) of undefined
+// content, aligned to 64 bytes (256 on CUDA); give it back. Throws OutOfMemoryError that says asked, in use,
+// the limit or what the device has left, and the ops that hold most.
+void allocate(Storage& storage);
+void deallocate(Storage& storage) noexcept;
+
+}  // namespace detail
 
 }  // namespace ergon

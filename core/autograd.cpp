@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/copy.h"
+#include "core/op_scope.h"
 #include "core/tensor_impl.h"
 
 namespace ergon {
@@ -248,6 +249,7 @@ class Engine {
         grad_outputs[i] = zeros(info.shape, {info.dtype, info.device});
       }
     }
+    OpScope scope(node.op);
     Gradients gradients = node.backward(grad_outputs, node.needs);
     ERGON_CHECK(gradients.size() == node.edges.size(), "[{}] backward returned {} gradients for {} inputs",
                 node.op, gradients.size(), node.edges.size());

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "core/autograd.h"
+#include "core/cuda_backend.h"
 #include "core/half.h"
 #include "core/strided_loop.h"
 #include "core/tensor_impl.h"
@@ -102,10 +104,26 @@ void copy_typed(const StridedLoop<2>& loop, To* to, const From* from) {
   });
 }
 
+// Converts and lines up on either side of the transfer, the smaller dtype's.
+void copy_to_device(const Tensor& destination, const Tensor& source, bool non_blocking) {
+  NoGradGuard no_grad;
+  const bool narrow_first = size_of(destination.dtype()) < size_of(source.dtype());
+  const Tensor sent = (narrow_first ? source.to(destination.dtype()) : source).contiguous();
+  if (destination.is_contiguous() && destination.dtype() == sent.dtype()
+      && destination.shape() == sent.shape()) {
+    return cuda::copy_across(destination, sent, non_blocking);
+  }
+  const Tensor arrived = empty(sent.shape(), {sent.dtype(), destination.device()});
+  cuda::copy_across(arrived, sent, false);
+  copy(destination, arrived);
+}
+
 }  // namespace
 
-void copy(const Tensor& destination, const Tensor& source) {
+void copy(const Tensor& destination, const Tensor& source, bool non_blocking) {
   if (destination.numel() == 0) return;
+  if (destination.device() != source.device()) return copy_to_device(destination, source, non_blocking);
+  if (destination.device().is_cuda()) return cuda::copy(destination, source);
   const StridedLoop<2> loop = plan(destination, source);
   dispatch_all(destination.dtype(), [&](auto to_tag) {
     using To = typename decltype(to_tag)::type;
@@ -118,7 +136,8 @@ void copy(const Tensor& destination, const Tensor& source) {
 
 void accumulate(const Tensor& destination, const Tensor& source) {
   if (destination.numel() == 0) return;
-  ERGON_INTERNAL_ASSERT(destination.dtype() == source.dtype());
+  ERGON_INTERNAL_ASSERT(destination.dtype() == source.dtype() && destination.device() == source.device());
+  if (destination.device().is_cuda()) return cuda::accumulate(destination, source);
   const StridedLoop<2> loop = plan(destination, source);
   bool repeats = false;
   for (std::int64_t stride : loop.strides[0]) repeats |= stride == 0;
@@ -155,6 +174,7 @@ Tensor sum_to(const Tensor& tensor, const Shape& shape) {
 
 void fill(const Tensor& destination, double value) {
   if (destination.numel() == 0) return;
+  if (destination.device().is_cuda()) return cuda::fill(destination, value);
   const StridedLoop<1> loop = merge_dims<1>(destination.shape(), {destination.strides()});
   dispatch_all(destination.dtype(), [&](auto tag) {
     using T = typename decltype(tag)::type;

@@ -7,8 +7,8 @@
 namespace ergon::detail {
 
 // destination = source, converted to destination's dtype (floating point to integer truncates; to bool:
-// non-zero).
-void copy(const Tensor& destination, const Tensor& source);
+// non-zero). The tensors may be on different devices; non_blocking as for Tensor::copy_.
+void copy(const Tensor& destination, const Tensor& source, bool non_blocking = false);
 
 // destination += source, both of destination's floating-point dtype. Destination elements may repeat (stride
 // 0): then their sum is built up in order.

@@ -2,6 +2,7 @@
 
 #include <charconv>
 
+#include "core/cuda_backend.h"
 #include "core/error.h"
 
 namespace ergon {
@@ -21,9 +22,16 @@ std::string to_string(Device device) {
   return device.is_cpu() ? "cpu" : fmt::format("cuda:{}", device.index);
 }
 
+int device_count(DeviceType type) { return type == DeviceType::cpu ? 1 : detail::cuda::device_count(); }
+
 void check_available(Device device) {
-  ERGON_CHECK(device.is_cpu(), "device {} is not available: this build of Ergon has no CUDA support",
-              to_string(device));
+  if (device.is_cpu()) return;
+  const int count = device_count(DeviceType::cuda);
+  ERGON_CHECK(count > 0, "device {} is not available: {}", to_string(device),
+              detail::cuda::why_unavailable());
+  ERGON_CHECK(device.index >= 0 && device.index < count,
+              "device {} is not available: there {} {} CUDA device{}", to_string(device),
+              count == 1 ? "is" : "are", count, count == 1 ? "" : "s");
 }
 
 }  // namespace ergon

@@ -27,6 +27,9 @@ struct Device {
 // "cpu" or "cuda:N".
 std::string to_string(Device device);
 
+// How many devices of a type this process can use; of CUDA devices 0 where the build or the machine has none.
+int device_count(DeviceType type);
+
 // Throws Error that says why, unless this build and this machine can hold tensors on `device`.
 void check_available(Device device);
 

@@ -47,7 +47,9 @@ Tensor make_random(const Shape& shape, const TensorOptions& options, Generator& 
   return make(shape, options, [&](Tensor& tensor) {
     const std::int64_t count = tensor.numel();
     const PhiloxState state = generator.reserve(count * words_per_element);
-    const Tensor values = options.dtype == DType::f64 ? tensor : empty(shape, {DType::f32});
+    const bool direct = options.dtype == DType::f64 && options.device.is_cpu();
+    const Tensor values =
+        direct ? tensor : empty(shape, {options.dtype == DType::f64 ? DType::f64 : DType::f32});
     dispatch_floating(values.dtype(), "random", [&](auto tag) {
       using T = typename decltype(tag)::type;
       T* out = static_cast<T*>(values.data_ptr());
@@ -115,8 +117,12 @@ Tensor from_vector(const std::vector<T>& values, const Shape& shape, const Tenso
               "[from_vector] {} values for shape {}", values.size(), shape);
   return make(shape, options, [&](Tensor& tensor) {
     if constexpr (std::is_same_v<T, bool>) {
-      bool* out = tensor.data<bool>();
+      const Tensor host = options.device.is_cpu() && options.dtype == DType::boolean
+                              ? tensor
+                              : empty(shape, {DType::boolean});
+      bool* out = host.data<bool>();
       for (std::size_t i = 0; i < values.size(); ++i) out[i] = values[i];
+      if (!host.is_same(tensor)) detail::copy(tensor, host);
     } else {
       const auto keep = std::shared_ptr<void>(nullptr, [](void*) {});
       detail::copy(tensor, from_blob(const_cast<T*>(values.data()), shape, dtype_of<T>(), keep));

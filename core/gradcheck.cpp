@@ -27,7 +27,7 @@ void gradcheck(const std::function<Tensor(std::span<const Tensor>)>& function, s
   }
   const Tensor output = function(inputs);
   Generator generator(1234);
-  const Tensor weights_tensor = rand(output.shape(), {DType::f64}, generator);
+  const Tensor weights_tensor = rand(output.shape(), {DType::f64, output.device()}, generator);
   const std::vector<double> weights = weights_tensor.to_vector<double>();
   output.backward(weights_tensor.to(output.dtype()));
 
@@ -39,17 +39,19 @@ void gradcheck(const std::function<Tensor(std::span<const Tensor>)>& function, s
                                              ? input.grad().to_vector<double>()
                                              : std::vector<double>(static_cast<std::size_t>(input.numel()));
     // Elements are reached through a flat view of a contiguous copy, which then stands in for the input.
-    Tensor probe = input.detach().clone();
+    Tensor probe = empty_like(input);
+    probe.copy_(input);
+    const Tensor flat = probe.view({-1});
+    const std::vector<double> original = flat.to_vector<double>();
     std::vector<Tensor> probed = inputs;
     probed[which] = probe;
-    double* elements = probe.data<double>();
     for (std::size_t i = 0; i < analytic.size(); ++i) {
-      const double original = elements[i];
-      elements[i] = original + options.eps;
+      Tensor element = flat.select(0, static_cast<std::int64_t>(i));
+      element.fill_(original[i] + options.eps);
       const double above = weighted_sum(function(probed), weights);
-      elements[i] = original - options.eps;
+      element.fill_(original[i] - options.eps);
       const double below = weighted_sum(function(probed), weights);
-      elements[i] = original;
+      element.fill_(original[i]);
       const double numeric = (above - below) / (2 * options.eps);
       const double tolerance = options.atol + options.rtol * std::abs(numeric);
       ERGON_CHECK(

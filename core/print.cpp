@@ -45,7 +45,7 @@ std::string to_string(const Tensor& tensor) {
                                  name_of(tensor.dtype()), to_string(tensor.device()));
   if (tensor.requires_grad()) text += ", requires_grad=true";
   text += ")\n";
-  append(text, tensor, tensor.numel() > kSummarizeAbove, 0);
+  append(text, tensor.to(Device::cpu()), tensor.numel() > kSummarizeAbove, 0);
   return text;
 }
 

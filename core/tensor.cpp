@@ -1,22 +1,27 @@
 #include "core/tensor.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/autograd.h"
 #include "core/copy.h"
+#include "core/cuda_backend.h"
 #include "core/half.h"
+#include "core/op_scope.h"
 #include "core/tensor_impl.h"
 
 namespace ergon {
 
-Storage::Storage(Device storage_device, std::int64_t storage_bytes)
-    : device(storage_device), bytes(storage_bytes), data(detail::allocate(storage_device, storage_bytes)) {}
+Storage::Storage(Device storage_device, std::int64_t storage_bytes, bool storage_pinned)
+    : device(storage_device), bytes(storage_bytes), pinned(storage_pinned) {
+  detail::allocate(*this);
+}
 
 Storage::Storage(void* blob, std::int64_t blob_bytes, std::shared_ptr<void> blob_owner)
     : device(Device::cpu()), bytes(blob_bytes), data(blob), owner(std::move(blob_owner)) {}
 
 Storage::~Storage() {
-  if (!owner) detail::deallocate(device, data, bytes);
+  if (!owner) detail::deallocate(*this);
 }
 
 namespace {
@@ -35,6 +40,8 @@ std::int64_t Tensor::stride(std::int64_t which) const { return strides()[wrap_di
 std::int64_t Tensor::numel() const { return ergon::numel(shape()); }
 DType Tensor::dtype() const { return get(impl_).dtype; }
 Device Tensor::device() const { return get(impl_).storage->device; }
+
+bool Tensor::is_pinned() const { return get(impl_).storage->pinned; }
 
 bool Tensor::is_contiguous() const {
   std::int64_t expected = 1;
@@ -62,7 +69,7 @@ T* Tensor::data() const {
 template <class T>
 std::vector<T> Tensor::to_vector() const {
   NoGradGuard no_grad;
-  const Tensor converted = to(Device::cpu()).to(dtype_of<T>()).contiguous();
+  const Tensor converted = to(dtype_of<T>()).to(Device::cpu()).contiguous();
   std::vector<T> values(static_cast<std::size_t>(numel()));
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = converted.data<T>()[i];
   return values;
@@ -93,6 +100,7 @@ ERGON_INSTANTIATE(bool)
 Tensor Tensor::contiguous() const { return is_contiguous() ? *this : clone(); }
 
 Tensor Tensor::clone() const {
+  OpScope scope("clone");
   Tensor result = empty(shape(), options());
   detail::copy(result, *this);
   return autograd::record("clone", result, {*this}, [](const Tensor& grad_output, const auto&) {
@@ -102,6 +110,7 @@ Tensor Tensor::clone() const {
 
 Tensor Tensor::to(DType dtype) const {
   if (dtype == this->dtype()) return *this;
+  OpScope scope("to");
   Tensor result = empty(shape(), {dtype, device()});
   detail::copy(result, *this);
   if (!is_floating_point(dtype)) return result;
@@ -111,28 +120,66 @@ Tensor Tensor::to(DType dtype) const {
                           });
 }
 
-Tensor Tensor::to(Device target) const {
+Tensor Tensor::to(Device target, bool non_blocking) const {
   check_available(target);
-  return *this;
+  if (target == device()) return *this;
+  OpScope scope("to");
+  const Tensor source = contiguous();
+  // Memory of the copy stream: a block that the computation has freed would have to be waited for.
+  const bool beside = non_blocking && source.is_pinned();
+  const Tensor result = [&] {
+    StreamGuard guard(beside ? copy_stream(target) : current_stream(target));
+    return empty(shape(), {dtype(), target});
+  }();
+  detail::cuda::copy_across(result, source, non_blocking);
+  return autograd::record("to", result, {*this}, [from = device()](const Tensor& grad_output, const auto&) {
+    return autograd::Gradients{grad_output.to(from)};
+  });
 }
 
-Tensor& Tensor::copy_(const Tensor& source) {
+Tensor Tensor::pin_memory() const {
+  ERGON_CHECK(device().is_cpu(), "[pin_memory] a tensor on {}: expected one on the cpu", to_string(device()));
+  if (is_pinned()) return *this;
+  OpScope scope("pin_memory");
+  auto impl = std::make_shared<TensorImpl>();
+  impl->storage = std::make_shared<Storage>(Device::cpu(), nbytes(), true);
+  impl->shape = shape();
+  impl->strides = contiguous_strides(shape());
+  impl->dtype = dtype();
+  const Tensor result(std::move(impl));
+  detail::copy(result, *this);
+  return result;
+}
+
+void Tensor::record_stream(const Stream& stream) const {
+  Storage& storage = *get(impl_).storage;
+  const auto& uses = storage.other_uses;
+  if (stream.device().is_cpu() || stream == storage.stream
+      || std::find(uses.begin(), uses.end(), stream) != uses.end()) {
+    return;
+  }
+  storage.other_uses.push_back(stream);
+}
+
+Tensor& Tensor::copy_(const Tensor& source, bool non_blocking) {
   ERGON_CHECK(broadcast_shapes(shape(), source.shape(), "copy_") == shape(),
               "[copy_] a source of shape {} does not broadcast to {}", source.shape(), shape());
   autograd::check_inplace("copy_", *this, std::span(&source, 1));
-  detail::copy(*this, source);
+  OpScope scope("copy_");
+  detail::copy(*this, source, non_blocking);
   autograd::record_inplace("copy_", *this, {source},
-                           [shape = source.shape(), dtype = source.dtype()](
+                           [shape = source.shape(), dtype = source.dtype(), device = source.device()](
                                const Tensor& grad_output, const autograd::NeedsGrad& needs) {
                              autograd::Gradients grads(2);
                              if (needs[0]) grads[0] = zeros_like(grad_output);
-                             if (needs[1]) grads[1] = detail::sum_to(grad_output, shape).to(dtype);
+                             if (needs[1]) grads[1] = detail::sum_to(grad_output, shape).to(dtype).to(device);
                              return grads;
                            });
   return *this;
 }
 
 Tensor& Tensor::fill_(double value) {
+  OpScope scope("fill_");
   autograd::check_inplace("fill_", *this);
   detail::fill(*this, value);
   autograd::record_inplace("fill_", *this, {}, [](const Tensor& grad_output, const auto&) {
@@ -161,9 +208,8 @@ void Tensor::bump_version() const { get(impl_).storage->version.fetch_add(1, std
 bool equal_bits(const Tensor& a, const Tensor& b) {
   if (a.shape() != b.shape() || a.dtype() != b.dtype()) return false;
   NoGradGuard no_grad;
-  return std::memcmp(a.contiguous().data_ptr(), b.contiguous().data_ptr(),
-                     static_cast<std::size_t>(a.nbytes()))
-         == 0;
+  const Tensor host_a = a.to(Device::cpu()).contiguous(), host_b = b.to(Device::cpu()).contiguous();
+  return std::memcmp(host_a.data_ptr(), host_b.data_ptr(), static_cast<std::size_t>(a.nbytes())) == 0;
 }
 
 }  // namespace ergon

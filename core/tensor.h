@@ -28,6 +28,7 @@ namespace ergon {
 class Tensor;
 struct TensorImpl;
 struct Storage;
+class Stream;
 namespace autograd {
 class Node;
 }
@@ -56,6 +57,7 @@ class Tensor {
   DType dtype() const;
   Device device() const;
   bool is_contiguous() const;
+  bool is_pinned() const;  // in page-locked host memory?
   TensorOptions options() const { return {dtype(), device(), false}; }
   // Do both handles name the same tensor (not just equal values)?
   bool is_same(const Tensor& other) const { return impl_ == other.impl_; }
@@ -91,10 +93,17 @@ class Tensor {
   Tensor contiguous() const;
   Tensor clone() const;
   Tensor to(DType dtype) const;
-  Tensor to(Device device) const;
+  // non_blocking: from pinned memory to a CUDA device, returns before the copy is done; it runs beside the
+  // computation, and what is computed from the result waits for it. The source must stay as it is until then.
+  Tensor to(Device device, bool non_blocking = false) const;
+  // A copy in page-locked host memory, which CUDA devices read and write by themselves. Throws Error without
+  // CUDA.
+  Tensor pin_memory() const;
 
   // --- in place ---
-  Tensor& copy_(const Tensor& source);  // source broadcasts to shape() and is converted to dtype()
+  // source broadcasts to shape() and is converted to dtype(). non_blocking: between pinned memory and a CUDA
+  // device, returns before the copy is done; wait (synchronize) before reading a result in host memory.
+  Tensor& copy_(const Tensor& source, bool non_blocking = false);
   Tensor& fill_(double value);
   Tensor& zero_() { return fill_(0); }
 
@@ -121,6 +130,9 @@ class Tensor {
   // Counts the in-place writes to the storage.
   std::uint64_t version() const;
   void bump_version() const;
+  // Tells the allocator that `stream` uses the storage too, beside the one it was allocated on: freed memory
+  // is used again only after both.
+  void record_stream(const Stream& stream) const;
   const std::shared_ptr<TensorImpl>& impl() const { return impl_; }
 
  private:

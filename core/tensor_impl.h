@@ -5,13 +5,16 @@
 
 #include <atomic>
 #include <memory>
+#include <vector>
 
+#include "core/stream.h"
 #include "core/tensor.h"
 
 namespace ergon {
 
 struct Storage {
-  Storage(Device storage_device, std::int64_t storage_bytes);  // allocates
+  // Allocates, on a CUDA device for use on the current stream. pinned: page-locked host memory.
+  Storage(Device storage_device, std::int64_t storage_bytes, bool storage_pinned = false);
   Storage(void* blob, std::int64_t blob_bytes,
           std::shared_ptr<void> blob_owner);  // CPU memory of somebody else
   ~Storage();
@@ -21,6 +24,10 @@ struct Storage {
   Device device;
   std::int64_t bytes = 0;
   void* data = nullptr;
+  bool pinned = false;
+  const char* holder = "no op";            // the op that allocated it
+  Stream stream;                           // that it was allocated on
+  std::vector<Stream> other_uses;          // whose work must finish before the block is used again
   std::shared_ptr<void> owner;             // null when the allocator owns the block
   std::atomic<std::uint64_t> version = 0;  // in-place writes so far
 };

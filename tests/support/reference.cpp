@@ -1,32 +1,42 @@
 #include "tests/support/reference.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "core/autograd.h"
 
 namespace ergon::test {
 
+Device device() {
+  static const Device chosen = [] {
+    const char* name = std::getenv("ERGON_TEST_DEVICE");
+    return name == nullptr ? Device::cpu() : Device::parse(name);
+  }();
+  return chosen;
+}
+
 Tensor uniform(const Shape& shape, const RandomOptions& options) {
   if (options.dtype == DType::boolean) {
     Generator generator(options.seed);
-    return randint(0, 2, shape, {DType::boolean}, generator);
+    return randint(0, 2, shape, {DType::boolean, device()}, generator);
   }
   if (!is_floating_point(options.dtype)) return integers(shape, options);
   Generator generator(options.seed);
   std::vector<double> values = rand(shape, {DType::f64}, generator).to_vector<double>();
   for (double& value : values) value = options.low + (options.high - options.low) * value;
-  return from_vector(values, shape, {options.dtype});
+  return from_vector(values, shape, {options.dtype, device()});
 }
 
 Tensor integers(const Shape& shape, const RandomOptions& options) {
   Generator generator(options.seed);
   return randint(static_cast<std::int64_t>(options.low), static_cast<std::int64_t>(options.high), shape,
-                 {options.dtype}, generator);
+                 {options.dtype, device()}, generator);
 }
 
 Tensor poisoned(const Shape& shape, DType dtype) {
-  return full(shape, is_floating_point(dtype) ? std::numeric_limits<double>::quiet_NaN() : 99, {dtype});
+  return full(shape, is_floating_point(dtype) ? std::numeric_limits<double>::quiet_NaN() : 99,
+              {dtype, device()});
 }
 
 const char* name_of(Layout layout) {

@@ -23,6 +23,10 @@ namespace ergon::test {
 
 // --- tensors ---
 
+// Where the tensors of this header lie, and where tests are to put theirs: ERGON_TEST_DEVICE of the
+// environment, or the CPU.
+Device device();
+
 struct RandomOptions {
   DType dtype = DType::f32;
   double low = -2;
