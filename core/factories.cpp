@@ -124,8 +124,7 @@ Tensor from_vector(const std::vector<T>& values, const Shape& shape, const Tenso
       for (std::size_t i = 0; i < values.size(); ++i) out[i] = values[i];
       if (!host.is_same(tensor)) detail::copy(tensor, host);
     } else {
-      const auto keep = std::shared_ptr<void>(nullptr, [](void*) {});
-      detail::copy(tensor, from_blob(const_cast<T*>(values.data()), shape, dtype_of<T>(), keep));
+      detail::copy(tensor, from_blob(const_cast<T*>(values.data()), shape, dtype_of<T>(), nullptr));
     }
   });
 }
@@ -143,7 +142,6 @@ ERGON_INSTANTIATE(bool)
 
 Tensor from_blob(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner) {
   auto impl = std::make_shared<TensorImpl>();
-  if (!owner) owner = std::shared_ptr<void>(data, [](void*) {});
   impl->storage = std::make_shared<Storage>(data, numel(shape) * size_of(dtype), std::move(owner));
   impl->shape = shape;
   impl->strides = contiguous_strides(shape);

@@ -18,10 +18,10 @@ Storage::Storage(Device storage_device, std::int64_t storage_bytes, bool storage
 }
 
 Storage::Storage(void* blob, std::int64_t blob_bytes, std::shared_ptr<void> blob_owner)
-    : device(Device::cpu()), bytes(blob_bytes), data(blob), owner(std::move(blob_owner)) {}
+    : device(Device::cpu()), bytes(blob_bytes), data(blob), borrowed(true), owner(std::move(blob_owner)) {}
 
 Storage::~Storage() {
-  if (!owner) detail::deallocate(*this);
+  if (!borrowed) detail::deallocate(*this);
 }
 
 namespace {

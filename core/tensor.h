@@ -169,7 +169,8 @@ Tensor randint(std::int64_t low, std::int64_t high, const Shape& shape,
 // A copy of `values` in row-major order.
 template <class T>
 Tensor from_vector(const std::vector<T>& values, const Shape& shape, const TensorOptions& options = {});
-// A tensor over memory that `owner` keeps alive (a mapped file, say); contiguous, on the CPU.
+// A tensor over memory that `owner` keeps alive (a mapped file, say; null: the caller does); contiguous, on
+// the CPU.
 Tensor from_blob(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner);
 
 // --- joining and splitting, differentiable ---

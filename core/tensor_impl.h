@@ -25,10 +25,11 @@ struct Storage {
   std::int64_t bytes = 0;
   void* data = nullptr;
   bool pinned = false;
-  const char* holder = "no op";            // the op that allocated it
-  Stream stream;                           // that it was allocated on
-  std::vector<Stream> other_uses;          // whose work must finish before the block is used again
-  std::shared_ptr<void> owner;             // null when the allocator owns the block
+  const char* holder = "no op";    // the op that allocated it
+  Stream stream;                   // that it was allocated on
+  std::vector<Stream> other_uses;  // whose work must finish before the block is used again
+  bool borrowed = false;           // memory of somebody else, which `owner` keeps alive
+  std::shared_ptr<void> owner;
   std::atomic<std::uint64_t> version = 0;  // in-place writes so far
 };
 
