@@ -19,7 +19,7 @@ thread_local LaunchCounts* counts = nullptr;
 namespace {
 
 constexpr u64 kMostResident = u64{kMultiprocessors} * 16;  // blocks of a launch that may be alive at once
-constexpr u64 kDeadlockTurns = 4'000;                 // spells of spinning with nothing new to start
+constexpr u64 kDeadlockTurns = 4'000;                      // spells of spinning with nothing new to start
 constexpr size_t kRunnersKept = 64;
 constexpr u64 kShortNanoseconds = 30'000;  // of work: waking another thread for it would take as long
 
