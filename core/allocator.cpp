@@ -20,8 +20,9 @@ namespace {
 using detail::MemoryLedger;
 
 constexpr std::int64_t kAlignment = 64;
-constexpr std::int64_t kLargeBlock = 1 << 20;  // from here on: mapped pages, huge where the system has them
 constexpr std::int64_t kHugePage = 2 << 20;
+constexpr std::int64_t kLargeBlock = kHugePage;  // from here on a block has pages of its own
+constexpr std::int64_t kChunk = 16 * kHugePage;  // smaller blocks are cut from chunks
 
 std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -32,6 +33,16 @@ std::int64_t rounded_size(std::int64_t bytes) {
   if (bytes <= 8 * kAlignment) return std::max(round_up(bytes, kAlignment), kAlignment);
   const int log2 = 63 - __builtin_clzll(static_cast<unsigned long long>(bytes - 1));
   return round_up(bytes, std::int64_t{1} << std::max(log2 - 3, 6));
+}
+
+// Memory in huge pages where the system has them and `bytes` fill them: with pages of 4 KiB, matrix products
+// of operands from beyond the second-level cache wait for address translations. A page is held once it has
+// been written to. Null: none left.
+void* map_pages(std::int64_t bytes, std::int64_t alignment) {
+  void* pages = std::aligned_alloc(static_cast<std::size_t>(alignment),
+                                   static_cast<std::size_t>(round_up(bytes, alignment)));
+  if (pages != nullptr) madvise(pages, static_cast<std::size_t>(bytes), MADV_HUGEPAGE);
+  return pages;
 }
 
 // Host memory: freed blocks are kept for requests of the same rounded size.
@@ -96,18 +107,43 @@ class CpuAllocator {
     }
   }
 
+  // Large blocks, and chunks of which no block is in use.
   void release_cached() {
+    std::map<char*, std::int64_t> idle;  // bytes of cached blocks by chunk
     for (auto& [size, blocks] : cached_) {
-      for (void* block : blocks) to_system(block, size);
+      for (void* block : blocks) {
+        if (size < kLargeBlock) {
+          idle[chunk_of(block)] += size;
+        } else {
+          to_system(block, size);
+        }
+      }
+      if (size >= kLargeBlock) blocks.clear();
     }
-    cached_.clear();
+    std::erase_if(chunks_, [&](const Chunk& chunk) {
+      if (idle[chunk.data] < chunk.used) return false;
+      for (auto& [size, blocks] : cached_) {
+        std::erase_if(blocks, [&](void* block) { return chunk_of(block) == chunk.data; });
+      }
+      to_system(chunk.data, chunk.used);
+      return true;
+    });
   }
 
-  static void* from_system(std::int64_t size) {
-    const std::int64_t alignment = size >= kLargeBlock ? kHugePage : kAlignment;
-    void* block = std::aligned_alloc(static_cast<std::size_t>(alignment),
-                                     static_cast<std::size_t>(round_up(size, alignment)));
-    if (block != nullptr && size >= kHugePage) madvise(block, static_cast<std::size_t>(size), MADV_HUGEPAGE);
+  void* from_system(std::int64_t size) {
+#ifdef ERGON_DEBUG_CHECKS
+    // One by one, so that AddressSanitizer sees where they end.
+    if (size < kLargeBlock) return std::aligned_alloc(kAlignment, static_cast<std::size_t>(size));
+#endif
+    if (size >= kLargeBlock) return map_pages(size, kHugePage);
+    if (chunks_.empty() || chunks_.back().used + size > kChunk) {
+      void* data = map_pages(kChunk, kChunk);
+      if (data == nullptr) return nullptr;
+      chunks_.push_back({static_cast<char*>(data), 0});
+    }
+    Chunk& chunk = chunks_.back();
+    void* block = chunk.data + chunk.used;
+    chunk.used += size;
     return block;
   }
 
@@ -121,7 +157,16 @@ class CpuAllocator {
     ledger_.set_reserved(reserved_);
   }
 
+  struct Chunk {
+    char* data;         // kChunk bytes, aligned to their number
+    std::int64_t used;  // bytes cut from its front
+  };
+  static char* chunk_of(void* block) {
+    return reinterpret_cast<char*>(reinterpret_cast<std::uintptr_t>(block) & ~std::uintptr_t{kChunk - 1});
+  }
+
   std::mutex mutex_;
+  std::vector<Chunk> chunks_;
   std::map<std::int64_t, std::vector<void*>> cached_;  // by rounded size
   std::int64_t reserved_ = 0;
   MemoryLedger ledger_{Device::cpu()};

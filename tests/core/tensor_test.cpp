@@ -1,5 +1,6 @@
 #include "core/tensor.h"
 
+#include <algorithm>
 #include <cmath>
 #include <sstream>
 
@@ -160,6 +161,22 @@ TEST(Allocator, CountsAndReusesMemory) {
   }
   EXPECT_EQ(memory_stats().current, before);
   EXPECT_GE(memory_stats().peak, before + (4 << 20));
+}
+
+TEST(Allocator, SmallBlocksGoBackToTheSystemTogether) {
+  empty_cache();
+  const std::int64_t before = memory_stats().reserved;
+  {
+    std::vector<Tensor> blocks;  // of 1 MiB: below the size that has pages of its own
+    for (int i = 0; i < 120; ++i) blocks.push_back(full({1 << 18}, i));
+    EXPECT_GE(memory_stats().reserved - before, 120 << 20);
+    for (int i = 0; i < 120; ++i) {
+      const float* data = blocks[static_cast<std::size_t>(i)].data<float>();
+      EXPECT_EQ(std::count(data, data + (1 << 18), static_cast<float>(i)), 1 << 18);
+    }
+  }
+  empty_cache();
+  EXPECT_LE(memory_stats().reserved - before, 64 << 20);  // neighbours of blocks in use stay
 }
 
 TEST(Allocator, BorrowedMemoryIsNotCounted) {
