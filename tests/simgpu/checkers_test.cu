@@ -187,6 +187,11 @@ __global__ void same_place(int* out, bool shared_place) {
   out[shared_place ? threadIdx.x : blockIdx.x * 32 + threadIdx.x] = blockIdx.x;
 }
 __global__ void count_place(int* out) { atomicAdd(out, 1); }
+__global__ void count_and_write(int* count, int* out,
+                                bool same) {  // an atomic operation alone orders nothing
+  atomicAdd(count, 1);
+  out[same ? threadIdx.x : blockIdx.x * 32 + threadIdx.x] = blockIdx.x;
+}
 TEST(Checkers, GlobalRaceBetweenBlocks) {
   DeviceArray<int> out(std::vector<int>(128));
   expect_fault(FaultKind::kGlobalRace, {"same_place", "of the same launch", "cudaMalloc"},
@@ -194,6 +199,10 @@ TEST(Checkers, GlobalRaceBetweenBlocks) {
   expect_quiet([&] { same_place<<<4, 32>>>(out, false); });
   expect_quiet([&] { same_place<<<4, 32>>>(out, false); });  // another launch is ordered
   expect_quiet([&] { count_place<<<4, 32>>>(out); });
+  DeviceArray<int> count(std::vector<int>{0});
+  expect_fault(FaultKind::kGlobalRace, {"count_and_write"},
+               [&] { count_and_write<<<4, 32>>>(count, out, true); });
+  expect_quiet([&] { count_and_write<<<4, 32>>>(count, out, false); });
 }
 
 __global__ void partial_barrier(int* out, int threads) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 #include "memory.h"
 #include "runtime/profile.h"
@@ -134,9 +135,12 @@ void Context::launch(Function& function, const LaunchConfig& config, const std::
   try {
     LaunchConfig c = config;
     c.order_seed = settings().order_seed;
-    if (c.cooperative)
-      c.grid_workspace = reinterpret_cast<u64>(memory::allocate(
-          64, MemoryKind::kVariable, config.device, kInitialised, "the grid barrier's workspace"));
+    if (c.cooperative) {
+      void* const workspace = memory::allocate(64, MemoryKind::kVariable, config.device, kInitialised,
+                                               "the grid barrier's workspace");
+      std::memset(workspace, 0, 64);
+      c.grid_workspace = reinterpret_cast<u64>(workspace);
+    }
     const Counters counters = run_kernel(*k, c, params);
     if (c.cooperative) memory::release(reinterpret_cast<void*>(c.grid_workspace));
     record_launch(c, *k, registers_of(function), counters);

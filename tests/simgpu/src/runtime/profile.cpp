@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <map>
 
 #include "memory.h"
@@ -52,7 +51,9 @@ void print_profile() {
         static_cast<u32>(t.last.resident_blocks) * warps * 100 / 64);
   }
 }
-void at_exit() {
+// Runs after every handler of atexit and the destructors of static objects: what the program frees there is
+// no leak, and what it launches there is in the table.
+[[gnu::destructor]] void at_exit() {
   if (settings().profile) print_profile();
   if (!settings().check_leaks) return;
   for (const std::string& leak : leaks()) std::fprintf(stderr, "simgpu: not freed: %s\n", leak.c_str());
@@ -61,8 +62,6 @@ void at_exit() {
 }  // namespace
 
 void record_launch(const LaunchConfig& config, const Kernel& code, int registers, const Counters& counters) {
-  static const bool once = std::atexit(at_exit) == 0;
-  (void)once;
   const std::string& name = code.display_name();
   if (records().size() == kMostRecords) records().pop_front();
   const u32 shared = code.static_shared_bytes() + config.dynamic_shared_bytes;
