@@ -17,6 +17,8 @@ int device_count();
 // Why device_count() is 0, for an error message.
 std::string why_unavailable();
 
+std::string device_name(int index);
+
 // --- memory (bytes > 0) ---
 
 // A block of the device's pool, for use on `stream` once what is on it now has finished; null when the device

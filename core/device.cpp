@@ -4,6 +4,7 @@
 
 #include "core/cuda_backend.h"
 #include "core/error.h"
+#include "core/parallel.h"
 
 namespace ergon {
 
@@ -23,6 +24,11 @@ std::string to_string(Device device) {
 }
 
 int device_count(DeviceType type) { return type == DeviceType::cpu ? 1 : detail::cuda::device_count(); }
+
+std::string device_name(Device device) {
+  check_available(device);
+  return device.is_cpu() ? fmt::format("{} threads", num_threads()) : detail::cuda::device_name(device.index);
+}
 
 void check_available(Device device) {
   if (device.is_cpu()) return;

@@ -27,6 +27,9 @@ struct Device {
 // "cpu" or "cuda:N".
 std::string to_string(Device device);
 
+// What the device calls itself: "NVIDIA A100-SXM4-80GB"; of the CPU its number of threads: "2 threads".
+std::string device_name(Device device);
+
 // How many devices of a type this process can use; of CUDA devices 0 where the build or the machine has none.
 int device_count(DeviceType type);
 

@@ -27,7 +27,7 @@ std::string model_folder(const std::string& path) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string path, prompt = "\n";
+  std::string path, prompt = "\n", device = "auto";
   models::SamplingOptions options{.max_new_tokens = 400, .temperature = 0.8, .top_k = 200, .seed = 1337};
   CLI::App app{"Continues a prompt with a model of train_gpt, or a byte-level one in Hugging Face's files."};
   app.add_option(
@@ -42,8 +42,10 @@ int main(int argc, char** argv) {
   app.add_option("--top-p", options.top_p, "Sample among the most likely that make up this probability")
       ->capture_default_str();
   app.add_option("--seed", options.seed)->capture_default_str();
+  cli::add_device_option(&app, device);
   return cli::run_program(app, argc, argv, [&] {
     const auto model = models::load_language_model(model_folder(path));
+    model->to(cli::device_of(device));
     const data::ByteTokenizer tokenizer;
     ERGON_CHECK(model->vocab_size() == tokenizer.vocab_size(),
                 "{} has a vocabulary of {}, the byte tokenizer one of {}", path, model->vocab_size(),

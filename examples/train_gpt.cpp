@@ -5,7 +5,6 @@
 #include <CLI/CLI.hpp>
 
 #include "core/log.h"
-#include "core/parallel.h"
 #include "examples/support/cli.h"
 #include "models/data/text_dataset.h"
 #include "models/data/tokenizer.h"
@@ -110,6 +109,7 @@ void print_sample(models::CausalLM& model, const data::Tokenizer& tokenizer, con
 
 void run(const CLI::App& app, Options& o) {
   o.common.trainer.run_config = cli::run_config(app);
+  const Device device = cli::device_of(o.common.device);
   manual_seed(o.common.seed);
   const data::ByteTokenizer tokenizer;
   trainer::make_output_folder(o.common.trainer.output_dir);
@@ -117,9 +117,10 @@ void run(const CLI::App& app, Options& o) {
       o.data, tokenizer,
       {.cache_folder = o.common.trainer.output_dir + "/data", .validation_fraction = o.validation_fraction});
   const std::unique_ptr<models::CausalLM> model = make_model(o, tokenizer.vocab_size());
-  std::cout << fmt::format(
-      "{} parameters, {} training and {} validation tokens, device cpu ({} threads), fp32\n",
-      model->num_parameters(), text.train.size(), text.validation.size(), num_threads());
+  model->to(device);
+  std::cout << fmt::format("{} parameters, {} training and {} validation tokens, {}\n",
+                           model->num_parameters(), text.train.size(), text.validation.size(),
+                           cli::describe_run(device));
 
   o.task.seqlen = o.context;
   o.task.seed = o.common.seed;
@@ -128,7 +129,7 @@ void run(const CLI::App& app, Options& o) {
                          {.lr = o.common.lr, .beta1 = o.common.beta1, .beta2 = o.common.beta2});
   const trainer::TrainerResult result =
       trainer::train(task, optimizer, cli::schedule_of(o.common), o.common.trainer);
-  cli::print_summary(result, task.sample_name());
+  cli::print_summary(result, task.sample_name(), device);
   if (!result.interrupted) print_sample(*model, tokenizer, o);
 }
 

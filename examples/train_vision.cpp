@@ -4,7 +4,6 @@
 
 #include <CLI/CLI.hpp>
 
-#include "core/parallel.h"
 #include "examples/support/cli.h"
 #include "models/data/image_dataset.h"
 #include "models/vision/resnet.h"
@@ -44,6 +43,7 @@ void add_options(CLI::App& app, Options& o) {
 
 void run(const CLI::App& app, Options& o) {
   o.common.trainer.run_config = cli::run_config(app);
+  const Device device = cli::device_of(o.common.device);
   manual_seed(o.common.seed);
   trainer::make_output_folder(o.common.trainer.output_dir);
   const data::ImageDataset training = data::load_fashion_mnist(data::Split::train, o.data);
@@ -51,8 +51,9 @@ void run(const CLI::App& app, Options& o) {
   o.model.in_channels = training.images.size(1);
   o.model.num_classes = training.num_classes;
   models::ResNet model(o.model);
-  std::cout << fmt::format("{} parameters, {} training and {} test images, device cpu ({} threads), fp32\n",
-                           model.num_parameters(), training.size(), test.size(), num_threads());
+  model.to(device);
+  std::cout << fmt::format("{} parameters, {} training and {} test images, {}\n", model.num_parameters(),
+                           training.size(), test.size(), cli::describe_run(device));
 
   o.task.seed = o.common.seed;
   models::ImageTask task(model, model.config(), training, test, o.task);
@@ -60,7 +61,7 @@ void run(const CLI::App& app, Options& o) {
                          {.lr = o.common.lr, .beta1 = o.common.beta1, .beta2 = o.common.beta2});
   const trainer::TrainerResult result =
       trainer::train(task, optimizer, cli::schedule_of(o.common), o.common.trainer);
-  cli::print_summary(result, task.sample_name());
+  cli::print_summary(result, task.sample_name(), device);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the packages, builds everything and runs every test: format, CPU build, sanitizers, fuzzing and, where there
-# is a CUDA compiler, the simulated GPU.
+# is a CUDA compiler, the tests on the simulated GPU and a build for GPUs (scripts/gpu_check.sh runs that one's tests).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,9 @@ if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
   cmake --preset simgpu
   cmake --build --preset simgpu
   ctest --preset simgpu
+  cmake --preset cuda
+  cmake --build --preset cuda --target ergon train_gpt train_vision generate
 else
-  echo "test: LEFT OUT: the tests on the simulated GPU; they need nvcc, of the CUDA Toolkit 13 or later"
+  echo "test: LEFT OUT: the tests on the simulated GPU and the build for GPUs; they need nvcc, of the CUDA Toolkit 13 or later"
 fi
 ctest --preset cpu

@@ -56,6 +56,12 @@ cudaMemPool_t pool_of(int index) {
 int device_count() { return found().count; }
 std::string why_unavailable() { return found().why; }
 
+std::string device_name(int index) {
+  cudaDeviceProp properties{};
+  CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+  return properties.name;
+}
+
 void* allocate(const Stream& stream, std::int64_t bytes) {
   void* block = nullptr;
   const cudaError_t status = cudaMallocFromPoolAsync(&block, static_cast<std::size_t>(bytes),

@@ -9,6 +9,8 @@ namespace detail::cuda {
 int device_count() { return 0; }
 std::string why_unavailable() { return "this build of Ergon has no CUDA support"; }
 
+std::string device_name(int) { ERGON_FAIL("{}", why_unavailable()); }
+
 // No tensor lies on a device, so nothing of what follows is reached.
 void* allocate(const Stream&, std::int64_t) { ERGON_FAIL("{}", why_unavailable()); }
 void deallocate(const Stream&, void*, std::span<const Stream>) noexcept {}

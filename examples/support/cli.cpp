@@ -14,7 +14,7 @@ namespace {
 constexpr std::array kFreeOptions{
     "help",          "config",        "output", "resume",           "log-interval",
     "eval-interval", "eval-batches",  "quiet",  "keep-checkpoints", "checkpoint-interval",
-    "sample",        "sample-tokens", "data",   "init-from"};
+    "sample",        "sample-tokens", "data",   "init-from",        "device"};
 
 }  // namespace
 
@@ -40,6 +40,7 @@ void add_common_options(CLI::App& app, CommonOptions& o) {
   run->add_option("--keep-checkpoints", o.trainer.keep_checkpoints, "Newest checkpoints kept")
       ->capture_default_str();
   run->add_flag("--quiet", o.trainer.quiet, "No progress lines");
+  add_device_option(run, o.device);
 
   auto* optimiser = app.add_option_group("Optimiser (AdamW)");
   optimiser->add_option("--lr", o.lr, "Highest learning rate")->capture_default_str();
@@ -83,7 +84,23 @@ std::function<double(std::int64_t)> schedule_of(const CommonOptions& o) {
   return optim::warmup_stable_decay(options);
 }
 
-void print_summary(const trainer::TrainerResult& result, const std::string& sample_name) {
+Device device_of(const std::string& name) {
+  if (name == "auto") return device_count(DeviceType::cuda) > 0 ? Device::cuda() : Device::cpu();
+  const Device device = Device::parse(name);
+  check_available(device);
+  return device;
+}
+
+void add_device_option(CLI::App* app, std::string& device) {
+  app->add_option("--device", device, "cpu, cuda, cuda:N, or auto: cuda where there is one")
+      ->capture_default_str();
+}
+
+std::string describe_run(Device device) {
+  return fmt::format("device {} ({}), fp32", to_string(device), device_name(device));
+}
+
+void print_summary(const trainer::TrainerResult& result, const std::string& sample_name, Device device) {
   std::cout << '\n';
   if (result.interrupted)
     std::cout << "Interrupted at step " << result.steps << "; --resume goes on from there.\n";
@@ -91,7 +108,7 @@ void print_summary(const trainer::TrainerResult& result, const std::string& samp
   if (result.samples_per_second > 0)
     std::cout << fmt::format("{:<14}{:.0f} {}/s\n", "speed", result.samples_per_second, sample_name);
   std::cout << fmt::format("{:<14}{:.0f} MiB of tensors at the peak\n", "memory",
-                           static_cast<double>(memory_stats().peak) / (1 << 20))
+                           static_cast<double>(memory_stats(device).peak) / (1 << 20))
             << fmt::format("{:<14}{}\n", "checkpoint", result.checkpoint)
             << fmt::format("{:<14}{}\n", "plot", result.plot) << std::flush;
 }

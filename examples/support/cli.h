@@ -15,6 +15,7 @@ namespace ergon::cli {
 struct CommonOptions {
   trainer::TrainerOptions trainer{.output_dir = "out"};
   std::uint64_t seed = 1337;
+  std::string device = "auto";
   std::string schedule = "cosine";
   double lr = 1e-3, min_lr = 0;
   std::int64_t warmup = 0;
@@ -28,8 +29,18 @@ void add_common_options(CLI::App& app, CommonOptions& options);
 // together.
 std::function<double(std::int64_t)> schedule_of(const CommonOptions& options);
 
-// Where the results lie, speed and memory, on standard output.
-void print_summary(const trainer::TrainerResult& result, const std::string& sample_name);
+// What --device names; of "auto" the first CUDA device where there is one, else the CPU. Throws Error for a
+// device that is not there.
+Device device_of(const std::string& name);
+
+// Adds --device.
+void add_device_option(CLI::App* app, std::string& device);
+
+// "device cuda:0 (NVIDIA A100-SXM4-80GB), fp32": the end of the line that a program prints before it starts.
+std::string describe_run(Device device);
+
+// Where the results lie, speed and memory of `device`, on standard output.
+void print_summary(const trainer::TrainerResult& result, const std::string& sample_name, Device device);
 
 // Parses the command line and calls `run`. Errors become one line on standard error and exit code 1 (2: wrong
 // usage).

@@ -10,8 +10,15 @@ namespace ergon::data {
 
 using nlohmann::json;
 
-Loader::Loader(std::shared_ptr<const BatchSource> source, int prefetch)
-    : source_(std::move(source)), prefetch_(static_cast<std::size_t>(prefetch)) {
+Batch Batch::to(Device device, bool non_blocking) const {
+  return {inputs.to(device, non_blocking), targets.to(device, non_blocking)};
+}
+
+Batch Batch::pin_memory() const { return {inputs.pin_memory(), targets.pin_memory()}; }
+
+Loader::Loader(std::shared_ptr<const BatchSource> source, int prefetch, Device device)
+    : source_(std::move(source)), prefetch_(static_cast<std::size_t>(prefetch)), device_(device) {
+  check_available(device);
   ERGON_CHECK(source_ != nullptr, "[loader] no source");
   ERGON_CHECK(prefetch >= 0, "[loader] prefetch {} must not be negative", prefetch);
 }
@@ -20,20 +27,25 @@ Loader::~Loader() { stop(); }
 
 Batch Loader::next() {
   if (prefetch_ == 0) {
-    Batch batch = source_->batch(position_);
+    const Batch batch = make(position_);
     ++position_;
-    return batch;
+    return batch.to(device_, true);
   }
   if (!worker_.joinable()) start();
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return !ready_.empty(); });
   if (ready_.front().error) std::rethrow_exception(ready_.front().error);
-  Batch batch = std::move(ready_.front().batch);
+  const Batch batch = std::move(ready_.front().batch);
   ready_.pop_front();
   ++position_;
   lock.unlock();
   changed_.notify_all();
-  return batch;
+  return batch.to(device_, true);
+}
+
+Batch Loader::make(std::int64_t k) const {
+  const Batch batch = source_->batch(k);
+  return device_.is_cuda() ? batch.pin_memory() : batch;
 }
 
 void Loader::seek(std::int64_t position) {
@@ -66,7 +78,7 @@ void Loader::work(std::int64_t k) {
   while (true) {
     Item item;
     try {
-      item.batch = source_->batch(k++);
+      item.batch = make(k++);
     } catch (...) {
       item.error = std::current_exception();
     }

@@ -23,6 +23,10 @@ namespace ergon::data {
 struct Batch {
   Tensor inputs;   // text: (batch, seqlen) i32; images: (batch, channels, height, width) f32
   Tensor targets;  // text: (batch, seqlen) i32; images: (batch) i32
+
+  // Both tensors: see Tensor's members of these names.
+  Batch to(Device device, bool non_blocking = false) const;
+  Batch pin_memory() const;
 };
 
 // Batch k is a pure function of the source's settings and k; all members may be called from any thread.
@@ -43,8 +47,9 @@ class BatchSource {
 // from one thread at a time.
 class Loader {
  public:
-  // prefetch: batches ready in advance, at most; 0: each is made when it is asked for.
-  explicit Loader(std::shared_ptr<const BatchSource> source, int prefetch = 2);
+  // prefetch: batches ready in advance, at most; 0: each is made when it is asked for. device: where next()
+  // puts them; to a CUDA device they are copied from pinned memory, beside the computation.
+  explicit Loader(std::shared_ptr<const BatchSource> source, int prefetch = 2, Device device = Device::cpu());
   ~Loader();  // waits for the batch in the making
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
@@ -71,9 +76,11 @@ class Loader {
   void start();
   void stop();
   void work(std::int64_t k);
+  Batch make(std::int64_t k) const;  // in pinned memory, if it is to go to a CUDA device
 
   std::shared_ptr<const BatchSource> source_;
   std::size_t prefetch_;
+  Device device_;
   std::int64_t position_ = 0;
   std::thread worker_;
 

@@ -18,8 +18,8 @@ std::shared_ptr<const data::BatchSource> source_of(const data::TokenStream& toke
 LanguageTask::LanguageTask(CausalLM& model, const data::TextDataset& text, const LanguageTaskOptions& options)
     : model_(model),
       options_(options),
-      training_(source_of(text.train, options, options.seed)),
-      validation_(source_of(text.validation, options, options.seed + 1), /*prefetch=*/0) {
+      training_(source_of(text.train, options, options.seed), /*prefetch=*/2, model.device()),
+      validation_(source_of(text.validation, options, options.seed + 1), /*prefetch=*/0, model.device()) {
   text.check_vocabulary(model.vocab_size());
   ERGON_CHECK(options.eval_batches > 0, "[trainer] eval_batches is {}: expected 1 or more",
               options.eval_batches);

@@ -18,8 +18,8 @@ struct LanguageTaskOptions {
 
 class LanguageTask : public trainer::Task {
  public:
-  // `model` must outlive the task. Throws Error if the model's vocabulary or context is too small for the
-  // text, or a part of the text is shorter than one sequence.
+  // `model` must outlive the task and stay on its device, where batches go. Throws Error if the model's
+  // vocabulary or context is too small for the text, or a part of the text is shorter than one sequence.
   LanguageTask(CausalLM& model, const data::TextDataset& text, const LanguageTaskOptions& options);
 
   nn::Module& model() override { return model_; }

@@ -1,6 +1,7 @@
 #include "models/nn/module.h"
 
 #include <map>
+#include <optional>
 #include <set>
 
 #include "core/autograd.h"
@@ -111,6 +112,14 @@ void Module::load_state_dict(const NamedTensors& state, bool strict) {
 
 void Module::train(bool on) {
   apply([on](Module& module) { module.training_ = on; });
+}
+
+Device Module::device() const {
+  std::optional<Device> found;
+  for_each_tensor("", [&](const std::string&, Tensor& tensor, bool) {
+    if (!found) found = tensor.device();
+  });
+  return found.value_or(Device::cpu());
 }
 
 void Module::to(Device device) {

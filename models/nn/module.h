@@ -54,6 +54,8 @@ class Module {
   void eval() { train(false); }
   bool is_training() const { return training_; }
 
+  // Where its parameters and buffers lie (the first of them; a module without any: the CPU).
+  Device device() const;
   // Moves parameters and buffers; to(DType) converts those of floating point. Gradients are dropped.
   void to(Device device);
   void to(DType dtype);

@@ -125,11 +125,15 @@ class Run {
   void make_step() {
     const double rate = learning_rate_(step_);
     optimizer_.set_learning_rate(rate);
-    loss_ = 0;
+    std::vector<Tensor> losses;  // read once all work of the step is on the device's stream
     for (std::int64_t i = 0; i < options_.gradient_accumulation; ++i) {
       const Tensor loss = task_.next_loss();
       loss.backward(
           full(loss.shape(), 1.0 / static_cast<double>(options_.gradient_accumulation), loss.options()));
+      losses.push_back(loss.detach());
+    }
+    loss_ = 0;
+    for (const Tensor& loss : losses) {
       loss_ += loss.item<double>() / static_cast<double>(options_.gradient_accumulation);
     }
     grad_norm_ = optim::grad_norm(optimizer_.parameters());

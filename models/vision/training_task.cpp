@@ -30,10 +30,11 @@ ImageTask::ImageTask(nn::Layer& model, nlohmann::json config, const data::ImageD
       config_(std::move(config)),
       options_(options),
       training_(std::make_shared<data::ImageSource>(
-          training, data::ImageOptions{.batch_size = options.batch,
-                                       .seed = options.seed,
-                                       .crop_padding = options.crop_padding,
-                                       .horizontal_flip = options.horizontal_flip})),
+                    training, data::ImageOptions{.batch_size = options.batch,
+                                                 .seed = options.seed,
+                                                 .crop_padding = options.crop_padding,
+                                                 .horizontal_flip = options.horizontal_flip}),
+                /*prefetch=*/2, model.device()),
       validation_(checked(validation, training), data::ImageOptions{.batch_size = options.eval_batch,
                                                                     .sampling = data::Sampling::sequential}) {
 }
@@ -47,7 +48,7 @@ std::vector<std::pair<std::string, double>> ImageTask::evaluate() {
   double loss = 0;
   std::int64_t correct = 0, count = 0;
   for (std::int64_t k = 0; k < validation_.num_batches(); ++k) {
-    const data::Batch batch = validation_.batch(k);
+    const data::Batch batch = validation_.batch(k).to(model_.device());
     const Tensor logits = model_(batch.inputs);
     loss += ops::cross_entropy(logits, batch.targets, {.reduction = ops::Reduction::sum}).item<double>();
     const std::vector<std::int64_t> predicted = ops::argmax(logits, 1).to_vector<std::int64_t>(),

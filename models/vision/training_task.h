@@ -18,8 +18,9 @@ struct ImageTaskOptions {
 
 class ImageTask : public trainer::Task {
  public:
-  // `model` maps (batch, channels, height, width) to logits (batch, classes) and must outlive the task;
-  // `config` describes it. Throws Error if the two datasets' images or classes differ.
+  // `model` maps (batch, channels, height, width) to logits (batch, classes), must outlive the task and
+  // stay on its device, where batches go; `config` describes it. Throws Error if the two datasets' images or
+  // classes differ.
   ImageTask(nn::Layer& model, nlohmann::json config, const data::ImageDataset& training,
             const data::ImageDataset& validation, const ImageTaskOptions& options = {});
 

@@ -1,22 +1,7 @@
 #!/usr/bin/env bash
 # train_vision on images made here: it learns them, resumes bit for bit, and names what is wrong with its files.
 source "$(dirname "$0")/common.sh"
-export LC_ALL=C
 
-# idx FILE DIMS: the header of an IDX file of bytes, sizes as four-byte big-endian numbers.
-header() {
-  printf "\\000\\000\\010\\$(printf %03o $#)"
-  for size in "$@"; do printf "\\000\\000\\$(printf %03o $((size / 256)))\\$(printf %03o $((size % 256)))"; done
-}
-# make_images COUNT IMAGES LABELS: image i is of class i % 10, a bright bar at a height that tells the class.
-make_images() {
-  {
-    header "$1" 28 28
-    awk -v n="$1" 'BEGIN { srand(1); for (i = 0; i < n; ++i) for (y = 0; y < 28; ++y) for (x = 0; x < 28; ++x) {
-      bar = y >= 2 * (i % 10) + 2 && y < 2 * (i % 10) + 5; printf "%c", bar ? 100 + int(rand() * 20) : 1 + int(rand() * 40) } }'
-  } >"$2"
-  { header "$1"; for ((i = 0; i < $1; ++i)); do printf "\\$(printf %03o $((i % 10)))"; done; } >"$3"
-}
 data=$work/data
 mkdir "$data"
 make_images 400 "$data/train-images-idx3-ubyte" "$data/train-labels-idx1-ubyte"
