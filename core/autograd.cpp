@@ -152,6 +152,9 @@ class Engine {
     ERGON_CHECK(grad_output.shape() == output.shape() && grad_output.dtype() == output.dtype(),
                 "[backward] gradient {} {} for an output {} {}: shape and dtype must be equal",
                 grad_output.shape(), name_of(grad_output.dtype()), output.shape(), name_of(output.dtype()));
+    ERGON_CHECK(grad_output.device() == output.device(),
+                "[backward] a gradient on {} for an output on {}: expected one device",
+                to_string(grad_output.device()), to_string(output.device()));
     return grad_output.detach();
   }
 
@@ -265,6 +268,9 @@ class Engine {
     ERGON_CHECK(gradient.shape() == info.shape && gradient.dtype() == info.dtype,
                 "[{}] backward returned a gradient {} {} for input {}, which is {} {}", node.op,
                 gradient.shape(), name_of(gradient.dtype()), input, info.shape, name_of(info.dtype));
+    ERGON_CHECK(gradient.device() == info.device,
+                "[{}] backward returned a gradient on {} for input {}, which is on {}", node.op,
+                to_string(gradient.device()), input, to_string(info.device));
   }
 
   bool retain_graph_;
@@ -439,6 +445,9 @@ void Tensor::set_grad(Tensor grad) {
   ERGON_CHECK(!grad.defined() || (grad.shape() == shape() && grad.dtype() == dtype()),
               "[set_grad] a gradient {} {} for a tensor {} {}: shape and dtype must be equal", grad.shape(),
               name_of(grad.dtype()), shape(), name_of(dtype()));
+  ERGON_CHECK(!grad.defined() || grad.device() == device(),
+              "[set_grad] a gradient on {} for a tensor on {}: expected one device", to_string(grad.device()),
+              to_string(device()));
   if (grad.defined() || impl_->autograd) impl_->autograd_meta().grad = std::move(grad);
 }
 

@@ -3,7 +3,9 @@
 // Which op this thread is in: for the device's error messages, the list of memory's holders, and profilers'
 // timelines (an NVTX range).
 
-#include <initializer_list>
+#include <array>
+#include <string>
+#include <type_traits>
 
 #include "core/tensor.h"
 
@@ -14,21 +16,30 @@ namespace ergon {
 class OpScope {
  public:
   // Throws Error naming the op, shapes and devices where the operands (undefined ones aside) lie on several
-  // devices. `name` must outlive the scope: a string literal.
+  // devices. `name` (a string literal) and the operands must outlive the scope.
   template <class... Tensors>
-  explicit OpScope(const char* name, const Tensors&... operands) : OpScope(name, Operands{&operands...}) {}
+  explicit OpScope(const char* name, Tensors&&... operands)
+      : name_(name), operands_{&operands...}, count_(sizeof...(Tensors)) {
+    static_assert((std::is_lvalue_reference_v<Tensors> && ...), "an operand must outlive the scope");
+    enter();
+  }
   ~OpScope();
   OpScope(const OpScope&) = delete;
   OpScope& operator=(const OpScope&) = delete;
 
   // The innermost scope's name; "no op" outside of all.
   static const char* current();
+  // The shapes, dtypes and devices of its operands: "(2, 3) f32 on cuda:0, (3) f32 on cuda:0".
+  static std::string current_operands();
 
  private:
-  using Operands = std::initializer_list<const Tensor*>;
-  OpScope(const char* name, Operands operands);
+  void enter();
+  std::string describe_operands() const;
 
-  const char* previous_;
+  const char* name_;
+  std::array<const Tensor*, 8> operands_;
+  std::size_t count_;
+  const OpScope* outer_ = nullptr;
 };
 
 }  // namespace ergon

@@ -100,7 +100,7 @@ ERGON_INSTANTIATE(bool)
 Tensor Tensor::contiguous() const { return is_contiguous() ? *this : clone(); }
 
 Tensor Tensor::clone() const {
-  OpScope scope("clone");
+  OpScope scope("clone", *this);
   Tensor result = empty(shape(), options());
   detail::copy(result, *this);
   return autograd::record("clone", result, {*this}, [](const Tensor& grad_output, const auto&) {
@@ -110,7 +110,7 @@ Tensor Tensor::clone() const {
 
 Tensor Tensor::to(DType dtype) const {
   if (dtype == this->dtype()) return *this;
-  OpScope scope("to");
+  OpScope scope("to", *this);
   Tensor result = empty(shape(), {dtype, device()});
   detail::copy(result, *this);
   if (!is_floating_point(dtype)) return result;
@@ -123,7 +123,7 @@ Tensor Tensor::to(DType dtype) const {
 Tensor Tensor::to(Device target, bool non_blocking) const {
   check_available(target);
   if (target == device()) return *this;
-  OpScope scope("to");
+  OpScope scope("to", *this);
   const Tensor source = contiguous();
   // Memory of the copy stream: a block that the computation has freed would have to be waited for.
   const bool beside = non_blocking && source.is_pinned();
@@ -140,7 +140,7 @@ Tensor Tensor::to(Device target, bool non_blocking) const {
 Tensor Tensor::pin_memory() const {
   ERGON_CHECK(device().is_cpu(), "[pin_memory] a tensor on {}: expected one on the cpu", to_string(device()));
   if (is_pinned()) return *this;
-  OpScope scope("pin_memory");
+  OpScope scope("pin_memory", *this);
   auto impl = std::make_shared<TensorImpl>();
   impl->storage = std::make_shared<Storage>(Device::cpu(), nbytes(), true);
   impl->shape = shape();
@@ -179,7 +179,7 @@ Tensor& Tensor::copy_(const Tensor& source, bool non_blocking) {
 }
 
 Tensor& Tensor::fill_(double value) {
-  OpScope scope("fill_");
+  OpScope scope("fill_", *this);
   autograd::check_inplace("fill_", *this);
   detail::fill(*this, value);
   autograd::record_inplace("fill_", *this, {}, [](const Tensor& grad_output, const auto&) {

@@ -13,10 +13,11 @@ void throw_cuda_error(cudaError_t status, const char* call, const char* file, in
   cudaGetLastError();  // a later check must not report this one again
   int device = -1;
   cudaGetDevice(&device);
-  const std::string message =
-      fmt::format("[{}] CUDA error on cuda:{}: {} ({}) from {} at {}:{}", OpScope::current(), device,
-                  cudaGetErrorString(status), cudaGetErrorName(status), call,
-                  std::filesystem::path(file).filename().string(), line);
+  const std::string operands = OpScope::current_operands();
+  const std::string message = fmt::format(
+      "[{}] CUDA error on cuda:{}: {} ({}) from {} at {}:{}{}{}", OpScope::current(), device,
+      cudaGetErrorString(status), cudaGetErrorName(status), call,
+      std::filesystem::path(file).filename().string(), line, operands.empty() ? "" : "; operands ", operands);
   if (status == cudaErrorMemoryAllocation) throw OutOfMemoryError(message);
   throw Error(message);
 }

@@ -160,10 +160,12 @@ TEST(DeviceMemory, RunningOutNamesTheLargestHolders) {
 
 TEST(DeviceErrors, NameTheOpAndThePlace) {
   const std::string error = test::error_of([] {
-    OpScope scope("softmax");
+    const Tensor x = empty({2, 3}, kOnCuda);
+    OpScope scope("softmax", x);
     CUDA_CHECK(cudaSetDevice(99));
   });
   EXPECT_EQ(error.find("[softmax] CUDA error on cuda:0: "), 0u) << error;
+  EXPECT_NE(error.find("; operands (2, 3) f32 on cuda:0"), std::string::npos) << error;
   EXPECT_NE(error.find("cudaErrorInvalidDevice) from cudaSetDevice(99) at device_test.cpp:"),
             std::string::npos)
       << error;
@@ -172,7 +174,7 @@ TEST(DeviceErrors, NameTheOpAndThePlace) {
 TEST(DeviceErrors, TensorsOnSeveralDevicesAreNamed) {
   const Tensor here = empty({2, 3}), there = empty({3}, kOnCuda), absent;
   EXPECT_EQ(test::error_of([&] { OpScope scope("add", here, absent, there); }),
-            "[add] tensors (2, 3) on cpu, (3,) on cuda:0: expected one device");
+            "[add] operands (2, 3) f32 on cpu, (3,) f32 on cuda:0: expected one device");
 }
 
 }  // namespace

@@ -16,14 +16,14 @@ namespace ergon {
 namespace {
 
 // What a training run leaves behind: the loss of every step, and the parameters.
-struct Run {
+struct TrainingRun {
   std::vector<double> losses;
   std::vector<std::vector<double>> parameters;
 };
 
 // Steps of AdamW with clipping on `loss`, a function of the model's inputs on its device.
-Run train(nn::Module& model, int steps, const std::function<Tensor(int)>& loss) {
-  Run run;
+TrainingRun train(nn::Module& model, int steps, const std::function<Tensor(int)>& loss) {
+  TrainingRun run;
   optim::AdamW optimizer(optim::decay_groups(model.named_parameters(), 0.1), {.lr = 1e-3});
   for (int step = 0; step < steps; ++step) {
     const Tensor value = loss(step);
@@ -48,7 +48,8 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
 
 // Both fp32 runs start from the same weights and see the same batches; what fp64 arithmetic makes of them is
 // the reference. The device may be twice as far from it as the CPU, and a rounding of a loss.
-void expect_as_good_as_the_cpu(const Run& cuda, const Run& cpu, const Run& reference) {
+void expect_as_good_as_the_cpu(const TrainingRun& cuda, const TrainingRun& cpu,
+                               const TrainingRun& reference) {
   const double loss_tolerance = 2 * largest_difference(cpu.losses, reference.losses)
                                 + 4 * test::unit_roundoff(DType::f32) * reference.losses[0];
   EXPECT_LE(largest_difference(cuda.losses, reference.losses), loss_tolerance);
@@ -83,7 +84,7 @@ TEST(CudaTraining, TenStepsOfATwoLayerGptAgreeWithTheCpu) {
 TEST(CudaTraining, StepsOfASmallResNetAgreeWithTheCpu) {
   const auto run = [&](Device device, DType dtype) {
     manual_seed(5);
-    models::ResNet model({.in_channels = 1, .num_classes = 10, .depth = 8, .width = 4});
+    models::ResNet model({.depth = 8, .width = 4, .in_channels = 1, .num_classes = 10});
     model.to(device);
     model.to(dtype);
     Generator generator(11);
@@ -111,7 +112,7 @@ TEST(CudaTraining, TwoRunsHaveTheSameBits) {
     const Tensor tokens = full({2, 16}, 7, {DType::i32, Device::cuda()});
     return train(model, 2, [&](int) { return model.loss(tokens, tokens); });
   };
-  const Run first = run(), second = run();
+  const TrainingRun first = run(), second = run();
   EXPECT_EQ(first.losses, second.losses);
   EXPECT_EQ(first.parameters, second.parameters);
 }
