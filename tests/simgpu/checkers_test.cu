@@ -209,6 +209,43 @@ __global__ void partial_barrier(int* out, int threads) {
   if (threadIdx.x < threads) __syncthreads();
   out[threadIdx.x] = 1;
 }
+// Block b touches `count[b]` ints from first[b] on: the detector keeps whole sectors of 32 bytes in one
+// piece.
+struct Pieces {
+  int first[3], count[3];
+  bool write[3];
+};
+__global__ void touch_pieces(int* data, int* out, Pieces p) {
+  const int b = blockIdx.x, t = threadIdx.x;
+  if (t >= p.count[b]) return;
+  if (p.write[b])
+    data[p.first[b] + t] = t;
+  else
+    out[b * 32 + t] = data[p.first[b] + t];
+}
+TEST(Checkers, GlobalRacesOfPartsOfSectors) {
+  simgpu::settings().threads = 1;
+  DeviceArray<int> data(std::vector<int>(64)), out(96);
+  const auto launch = [&](const Pieces& p) { return [&, p] { touch_pieces<<<3, 32>>>(data, out, p); }; };
+  const bool w = true, r = false;
+  // Neighbours: parts of a sector, and sectors with an edge inside one.
+  expect_quiet(launch({{0, 4, 8}, {4, 4, 24}, {w, w, w}}));
+  expect_quiet(launch({{0, 20, 40}, {20, 20, 24}, {w, w, w}}));
+  expect_quiet(launch({{0, 0, 0}, {32, 5, 1}, {r, r, r}}));
+  expect_quiet(launch({{0, 3, 0}, {3, 29, 3}, {r, w, r}}));
+  // A whole sector and then a part of it, and the other way round.
+  expect_fault(FaultKind::kGlobalRace, {"a write by block 1 and a write by block 0", "byte 92 of"},
+               launch({{0, 23, 40}, {32, 1, 1}, {w, w, w}}));
+  expect_fault(FaultKind::kGlobalRace,
+               {"a write by block 2 and a write by block 1", "byte 92 of", "thread (23"},
+               launch({{40, 23, 0}, {1, 1, 32}, {w, w, w}}));
+  expect_fault(FaultKind::kGlobalRace, {"a read by block 2 and a write by block 0", "thread (3, 0, 0)"},
+               launch({{3, 9, 0}, {1, 1, 32}, {w, w, r}}));
+  expect_fault(FaultKind::kGlobalRace, {"a write by block 2 and a read by several blocks"},
+               launch({{0, 0, 31}, {32, 32, 1}, {r, r, w}}));
+  simgpu::settings().threads = 0;
+}
+
 TEST(Checkers, BarrierNotReachedByAll) {
   DeviceArray<int> out(64);
   expect_fault(FaultKind::kBarrierDivergence, {"partial_barrier", "40 of 64 threads wait", "24 have exited"},

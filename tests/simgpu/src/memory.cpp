@@ -13,11 +13,18 @@
 namespace simgpu::memory {
 namespace {
 
-u8* reserve(u64 bytes, const char* what) {
+void* reserve(u64 bytes, const char* what) {
   void* range =
       mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (range == MAP_FAILED) throw PtxError(std::string("simulated GPU: no address space for ") + what);
-  return static_cast<u8*>(range);
+  madvise(range, bytes, MADV_HUGEPAGE);  // strided accesses miss fewer address translations
+  return range;
+}
+Ranges reserve_all() {
+  return {reinterpret_cast<u64>(reserve(kReservedBytes, "device memory")),
+          static_cast<u8*>(reserve(kReservedBytes, "the state of device memory")),
+          static_cast<u64*>(reserve(kReservedBytes * sizeof(u64), "the race detector")),
+          static_cast<u64*>(reserve(kReservedBytes / 32 * sizeof(u64), "the race detector"))};
 }
 
 // Every allocation has pages of its own, a slot, in which it starts behind kOffset bytes.
@@ -52,7 +59,7 @@ State& state() {
   return *s;
 }
 
-u64 offset_of(u64 address) { return address - reinterpret_cast<u64>(base()); }
+u64 offset_of(u64 address) { return address - ranges.start; }
 
 bool counts(const Allocation& a) {
   return a.kind != MemoryKind::kPinnedHost && a.kind != MemoryKind::kVariable;
@@ -60,10 +67,14 @@ bool counts(const Allocation& a) {
 
 // The pages of a slot and of what is known about it; they read as zero from now on.
 void drop_pages(u64 offset, u64 bytes) {
-  madvise(base() + offset, bytes, MADV_DONTNEED);
-  madvise(shadows() + offset, bytes, MADV_DONTNEED);
-  for (const int shift : {2, 1, 0})
-    madvise(race_cells() + (offset >> shift), (bytes >> shift) * sizeof(u64), MADV_DONTNEED);
+  madvise(reinterpret_cast<void*>(ranges.start + offset), bytes, MADV_DONTNEED);
+  madvise(ranges.shadows + offset, bytes, MADV_DONTNEED);
+  for (const int shift : {4, 3, 2, 1, 0})
+    madvise(ranges.cells + (offset >> shift), (bytes >> shift) * sizeof(u64), MADV_DONTNEED);
+  // Of sectors a page is 16 KiB of memory: what is beside the slot stays.
+  const u64 first = (offset + 4 * kPage - 1) / (4 * kPage), end = (offset + bytes) / (4 * kPage);
+  if (first < end)
+    madvise(reinterpret_cast<u8*>(ranges.sectors) + first * kPage, (end - first) * kPage, MADV_DONTNEED);
 }
 
 void retire_oldest(State& s) {
@@ -81,23 +92,10 @@ void retire_oldest(State& s) {
 
 }  // namespace
 
-u8* base() {
-  static u8* const range = reserve(kReservedBytes, "device memory");
-  return range;
-}
-u8* shadows() {
-  static u8* const range = reserve(kReservedBytes, "the state of device memory");
-  return range;
-}
-u64* race_cells() {
-  static auto* const range =
-      reinterpret_cast<u64*>(reserve(kReservedBytes * sizeof(u64), "the race detector"));
-  return range;
-}
-
 void* allocate(u64 size, MemoryKind kind, int device, Shadow fill, std::string label) {
   State& s = state();
   const std::lock_guard lock(s.mutex);
+  if (ranges.shadows == nullptr) ranges = reserve_all();
   const u64 room = slot_bytes(size);
   u64 slot;
   if (const auto free = s.free.find(room); free != s.free.end() && !free->second.empty()) {
@@ -108,7 +106,7 @@ void* allocate(u64 size, MemoryKind kind, int device, Shadow fill, std::string l
     slot = s.next;
     s.next += room;
   }
-  const u64 address = reinterpret_cast<u64>(base()) + slot + kOffset;
+  const u64 address = ranges.start + slot + kOffset;
   std::fill_n(shadow(address), size, static_cast<u8>(fill));
   const auto added = s.allocations.insert_or_assign(
       address, Allocation{address, size, ++s.ids, kind, device, true, false, std::move(label)});

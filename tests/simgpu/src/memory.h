@@ -26,16 +26,21 @@ struct Allocation {
 namespace memory {
 
 constexpr u64 kReservedBytes = u64{1} << 38;
-u8* base();     // start of the reserved range
-u8* shadows();  // shadow byte of base()[i] at shadows()[i]
-// For the detector of global races: the cell of base()[i] is race_cells()[i >> s], with one s a launch.
-u64* race_cells();
+// Made by the first allocation; before it no address is device memory.
+struct Ranges {
+  u64 start = u64{1} << 63;  // address of the reserved range
+  u8* shadows = nullptr;     // of the byte at start + i: shadows[i]
+  // For the detector of global races: the cell of the byte at start + i is cells[i >> s], with one s a
+  // launch, that of its 32-byte sector sectors[i >> 5].
+  u64 *cells = nullptr, *sectors = nullptr;
+};
+inline Ranges ranges;
 
 inline bool contains(u64 address, u64 size) {
-  const u64 offset = address - reinterpret_cast<u64>(base());
+  const u64 offset = address - ranges.start;
   return offset < kReservedBytes && size <= kReservedBytes - offset;
 }
-inline u8* shadow(u64 address) { return shadows() + (address - reinterpret_cast<u64>(base())); }
+inline u8* shadow(u64 address) { return ranges.shadows + (address - ranges.start); }
 
 // A multiple of 256 that is no multiple of 512, with at least a page that is unallocated behind it. nullptr
 // when the reserved range is spent. Addresses of freed memory are handed out again only after some thousands

@@ -23,21 +23,24 @@ void constant_predicate(Warp& w, const Insn& i, u32 mask) {
   d = i.imm != 0 ? d | mask : d & ~mask;
 }
 // Between one register and several narrower ones: mov.b32 {lo, hi}, r and back.
+template <class Whole, class Part>
 void unpack(Warp& w, const Insn& i, u32 mask) {
   const u32* parts = &w.frame->function->operands[i.extra];
-  const u32 part = i.bytes / i.count;
-  for_lanes(mask, [&](int l) {
-    for (u32 k = 0; k < i.count; ++k)
-      std::memcpy(w.file + parts[k] + l * part, w.file + i.op[1] + l * i.bytes + k * part, part);
-  });
+  const Whole* from = w.lanes<Whole>(i.op[1]);
+  for (u32 k = 0; k < sizeof(Whole) / sizeof(Part); ++k)
+    map(w.lanes<Part>(parts[k]), mask,
+        [=](int l) { return static_cast<Part>(from[l] >> 8 * sizeof(Part) * k); });
 }
+template <class Whole, class Part>
 void pack(Warp& w, const Insn& i, u32 mask) {
-  const u32* parts = &w.frame->function->operands[i.extra];
-  const u32 part = i.bytes / i.count;
-  for_lanes(mask, [&](int l) {
-    std::byte value[16];
-    for (u32 k = 0; k < i.count; ++k) std::memcpy(value + k * part, w.file + parts[k] + l * part, part);
-    std::memcpy(w.file + i.op[0] + l * i.bytes, value, i.bytes);
+  const u32* operands = &w.frame->function->operands[i.extra];
+  constexpr u32 kCount = sizeof(Whole) / sizeof(Part);
+  const Part* parts[kCount];
+  for (u32 k = 0; k < kCount; ++k) parts[k] = w.lanes<Part>(operands[k]);
+  map(w.lanes<Whole>(i.op[0]), mask, [=](int l) {
+    Whole value = 0;
+    for (u32 k = 0; k < kCount; ++k) value |= static_cast<Whole>(Whole{parts[k][l]} << 8 * sizeof(Part) * k);
+    return value;
   });
 }
 void read_clock(Warp& w, const Insn& i, u32 mask) {
@@ -211,6 +214,33 @@ Handler move_of(u32 width) {
                       : nullptr;
 }
 
+Handler pack_of(u32 width, u32 parts, bool packs) {
+  const auto pick = [&]<class Whole, class Part>() -> Handler {
+    return packs ? pack<Whole, Part> : unpack<Whole, Part>;
+  };
+  __extension__ using u128 = unsigned __int128;
+  switch (width * 16 + parts) {
+    case 2 * 16 + 2:
+      return pick.template operator()<u16, u8>();
+    case 4 * 16 + 2:
+      return pick.template operator()<u32, u16>();
+    case 4 * 16 + 4:
+      return pick.template operator()<u32, u8>();
+    case 8 * 16 + 2:
+      return pick.template operator()<u64, u32>();
+    case 8 * 16 + 4:
+      return pick.template operator()<u64, u16>();
+    case 8 * 16 + 8:
+      return pick.template operator()<u64, u8>();
+    case 16 * 16 + 2:
+      return pick.template operator()<u128, u64>();
+    case 16 * 16 + 4:
+      return pick.template operator()<u128, u32>();
+    default:
+      return nullptr;
+  }
+}
+
 bool select_mov(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argument>& args) {
   const Argument &to = args.at(0), &from = args.at(1);
   if (o.type() == "pred") {
@@ -238,8 +268,8 @@ bool select_mov(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argum
     }
     d.add_operands(insn, parts);
     insn.op[packs ? 0 : 1] = packs ? d.result(to, width) : d.value(from, width);
-    insn.run = packs ? pack : unpack;
-    return true;
+    insn.run = pack_of(width, insn.count, packs);
+    return insn.run != nullptr;
   }
   insn.op[0] = d.result(to, width);
   if (from.word.starts_with("%clock") || from.word.starts_with("%globaltimer")) {

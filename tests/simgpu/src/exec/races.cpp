@@ -170,12 +170,16 @@ bool check_together(Warp& w, u32 mask, AccessKind kind, const u64* offsets, Patt
 // --- global memory ---
 //
 // A cell holds, from the top: 24 bits of the launch, 20 of the block that wrote, 20 of the block that read;
-// blocks count from 1. It is valid for its launch only. Blocks of other host threads change cells at the same
-// time: a cell is one word, so that what is lost is at most a race.
+// blocks count from 1. It is valid for its launch only. A sector of 32 bytes that is only accessed as a whole
+// has one cell; the first access to a part of it spreads the cell over those of its places, 2^grain bytes
+// each. Blocks of other host threads change cells at the same time: a cell is one word and holds what has
+// happened, so that what is lost is at most a race.
 
 constexpr u32 kBlockBits = 20;
 constexpr u64 kBlockMask = (u64{1} << kBlockBits) - 1, kSeveralBlocks = kBlockMask;
+constexpr u64 kSpread = kBlockMask;  // as the writer of a sector: the cells of its places hold
 constexpr u32 kLaunchTags = u32{1} << 24;
+constexpr u32 kSectorShift = 5;
 
 u64 tag_of_launch(u32 id) { return u64{id % (kLaunchTags - 1) + 1} << (2 * kBlockBits); }
 // Of a million blocks some share a number: a race between two such blocks is missed.
@@ -189,48 +193,95 @@ inline Cell open(u64 cell, u64 tag) {
   return {valid >> kBlockBits & kBlockMask, valid & kBlockMask};
 }
 
-[[noreturn]] void report_global_race(Warp& w, const Insn& i, int l, AccessKind kind, u64 address,
-                                     bool written, u64 other) {
-  const std::string who = other == kSeveralBlocks ? "several blocks" : "block " + std::to_string(other - 1);
-  report(w, i, l, FaultKind::kGlobalRace,
-         std::string("race on global memory: ") + (kind == AccessKind::kRead ? "a read" : "a write")
-             + " by block " + std::to_string(w.block->linear) + " and a " + (written ? "write" : "read")
-             + " by " + who + " of the same launch; " + memory::describe(address));
-}
+// One access of a run of lanes whose bytes follow each other, from the offset `start` in the reserved range.
+struct GlobalAccess {
+  Warp& warp;
+  const Insn& insn;
+  AccessKind kind;
+  u64 start;
+  u32 bytes;  // of a lane
+  int lane;   // the first
+  u64 tag, me;
 
-// Cells first to end - 1, accessed by lanes after each other from `lane` on, `together` cells each.
-void check_cells(Warp& w, const Insn& i, u64 first, u64 end, AccessKind kind, int lane, u64 together) {
-  Block& block = *w.block;
-  u64* const cells = memory::race_cells();
-  const u64 tag = tag_of_launch(block.launch->id), me = number_of_block(block.linear);
-  u64 wrong = 0;
-  if (kind == AccessKind::kRead) {
-    for (u64 c = first; c < end; ++c) {
-      const Cell old = open(cells[c], tag);
-      wrong |= u64{old.writer != 0} & u64{old.writer != me};
-      const u64 reader = old.reader == 0 || old.reader == me ? me : kSeveralBlocks;
-      cells[c] = tag | old.writer << kBlockBits | reader;
-    }
-  } else {
-    for (u64 c = first; c < end; ++c) {
-      const Cell old = open(cells[c], tag);
-      wrong |=
-          (u64{old.writer != 0} & u64{old.writer != me}) | (u64{old.reader != 0} & u64{old.reader != me});
-      // What a race was found with stays for the report.
-      cells[c] = tag | (old.writer != 0 ? old.writer : me) << kBlockBits | old.reader;
-    }
+  bool races(Cell old) const {
+    const bool written = (old.writer != 0) & (old.writer != me),
+               read = (old.reader != 0) & (old.reader != me);
+    return kind == AccessKind::kRead ? written : written | read;
   }
-  if (wrong == 0 || block.launch->synchronised.load(std::memory_order_relaxed)) return;
-  const u32 grain = block.launch->program->global_grain;
-  for (u64 c = first; c < end; ++c) {
-    const Cell old = open(cells[c], tag);
+  // What a race was found with stays for the report.
+  u64 after(Cell old) const {
+    if (kind != AccessKind::kRead)
+      return tag | (old.writer != 0 ? old.writer : me) << kBlockBits | old.reader;
+    return tag | old.writer << kBlockBits | (old.reader == 0 || old.reader == me ? me : kSeveralBlocks);
+  }
+  [[noreturn]] void report_race(u64 offset, Cell old) const {
     const bool written = old.writer != 0 && old.writer != me;
-    if (!written && (kind == AccessKind::kRead || old.reader == 0 || old.reader == me)) continue;
-    const int l = lane + static_cast<int>((c - first) / together);
-    report_global_race(w, i, l, kind, reinterpret_cast<u64>(memory::base()) + (c << grain), written,
-                       written ? old.writer : old.reader);
+    const u64 other = written ? old.writer : old.reader;
+    const int l = lane + static_cast<int>((std::max(offset, start) - start) / bytes);
+    report(warp, insn, l, FaultKind::kGlobalRace,
+           std::string("race on global memory: ") + (kind == AccessKind::kRead ? "a read" : "a write")
+               + " by block " + std::to_string(warp.block->linear) + " and a " + (written ? "write" : "read")
+               + " by " + (other == kSeveralBlocks ? "several blocks" : "block " + std::to_string(other - 1))
+               + " of the same launch; " + memory::describe(memory::ranges.start + offset));
   }
-}
+  // Cells first to end - 1, 2^shift bytes each.
+  void check_cells(u64* cells, u64 first, u64 end, u32 shift) const {
+    u64 wrong = 0;
+    for (u64 c = first; c < end; ++c) {
+      const Cell old = open(cells[c], tag);
+      wrong |= races(old);
+      cells[c] = after(old);
+    }
+    if (wrong == 0) return;
+    for (u64 c = first; c < end; ++c) {
+      const Cell old = open(cells[c], tag);
+      if (races(old)) report_race(c << shift, old);
+    }
+  }
+  void check_whole_sectors(u64 first, u64 end, u32 grain) const {
+    u64* const sectors = memory::ranges.sectors;
+    u64 spread = 0, wrong = 0;
+    for (u64 s = first; s < end; ++s) {
+      const Cell old = open(sectors[s], tag);
+      const bool is_spread = old.writer == kSpread;
+      spread |= is_spread;
+      wrong |= !is_spread & races(old);
+      sectors[s] = is_spread ? sectors[s] : after(old);
+    }
+    if ((spread | wrong) == 0) return;
+    const u32 shift = kSectorShift - grain;
+    for (u64 s = first; s < end; ++s) {
+      const Cell old = open(sectors[s], tag);
+      if (old.writer == kSpread)
+        check_cells(memory::ranges.cells, s << shift, (s + 1) << shift, grain);
+      else if (races(old))
+        report_race(s << kSectorShift, old);
+    }
+  }
+  // Bytes from `first` to `end` of sectors that are not accessed as a whole.
+  void check_parts(u64 first, u64 end, u32 grain) const {
+    if (first >= end) return;
+    const u32 shift = kSectorShift - grain;
+    for (u64 s = first >> kSectorShift; s <= (end - 1) >> kSectorShift; ++s) {
+      u64& sector = memory::ranges.sectors[s];
+      const Cell old = open(sector, tag);
+      if (old.writer == kSpread) continue;
+      if (old.writer != 0 || old.reader != 0)
+        std::fill_n(memory::ranges.cells + (s << shift), u64{1} << shift, sector);
+      sector = tag | kSpread << kBlockBits;
+    }
+    check_cells(memory::ranges.cells, first >> grain, ((end - 1) >> grain) + 1, grain);
+  }
+  void check(int lanes) const {
+    const u32 grain = warp.block->launch->program->global_grain;
+    const u64 end = start + u64{bytes} * static_cast<u64>(lanes);
+    const u64 first_whole = (start + 31) >> kSectorShift, end_whole = end >> kSectorShift;
+    if (first_whole >= end_whole) return check_parts(start, end, grain);
+    check_parts(start, first_whole << kSectorShift, grain);
+    check_whole_sectors(first_whole, end_whole, grain);
+    check_parts(end_whole << kSectorShift, end, grain);
+  }
+};
 
 }  // namespace
 
@@ -261,6 +312,9 @@ void check_shared_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind 
       case 8:
         if (check_together<8>(w, mask, kind, offsets, pattern)) return;
         break;
+      case 16:
+        if (check_together<16>(w, mask, kind, offsets, pattern)) return;
+        break;
       default:
         break;
     }
@@ -277,18 +331,7 @@ void check_global_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind 
                         bool contiguous) {
   const Launch& launch = *w.block->launch;
   if (kind == AccessKind::kAtomic || i.relaxed || launch.synchronised.load(std::memory_order_relaxed)) return;
-  const u32 grain = launch.program->global_grain;
-  const u64 start = reinterpret_cast<u64>(memory::base());
-  if (!contiguous && (bytes >> grain == 0 || bytes % 4 != 0)) {  // part of a cp.async
-    for_lanes(mask, [&](int l) {
-      if (!memory::contains(addresses[l], bytes)) return;
-      const u64 first = (addresses[l] - start) >> grain,
-                end = ((addresses[l] + bytes - 1 - start) >> grain) + 1;
-      check_cells(w, i, first, end, kind, l, end - first);
-    });
-    return;
-  }
-  const u64 together = bytes >> grain;
+  const u64 tag = tag_of_launch(launch.id), me = number_of_block(w.block->linear);
   while (mask != 0) {  // runs of lanes whose bytes follow each other
     const int l = std::countr_zero(mask);
     int end = l + 1;
@@ -296,16 +339,16 @@ void check_global_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind 
            && (contiguous || ((mask >> end & 1) != 0 && addresses[end] == addresses[end - 1] + bytes)))
       ++end;
     mask &= end == 32 ? 0 : kFullMask << end;
-    if (!memory::contains(addresses[l], bytes * static_cast<u64>(end - l))) continue;
-    const u64 first = (addresses[l] - start) >> grain;
-    check_cells(w, i, first, first + together * static_cast<u64>(end - l), kind, l, together);
+    if (memory::contains(addresses[l], u64{bytes} * static_cast<u64>(end - l)))
+      GlobalAccess{w, i, kind, addresses[l] - memory::ranges.start, bytes, l, tag, me}.check(end - l);
     while (mask != 0 && end < 32 && addresses[end] == addresses[end - 1]) mask &= ~(1u << end++);
   }
 }
 
 void begin_global_races(u32 launch) {
-  if (launch % (kLaunchTags - 1) == 0)
-    madvise(memory::race_cells(), memory::kReservedBytes * sizeof(u64), MADV_DONTNEED);
+  if (launch % (kLaunchTags - 1) != 0 || memory::ranges.cells == nullptr) return;
+  madvise(memory::ranges.cells, memory::kReservedBytes * sizeof(u64), MADV_DONTNEED);
+  madvise(memory::ranges.sectors, memory::kReservedBytes / 32 * sizeof(u64), MADV_DONTNEED);
 }
 
 }  // namespace simgpu

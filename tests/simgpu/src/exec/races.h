@@ -7,7 +7,7 @@ namespace simgpu {
 
 enum class Pattern : u8 { kOther, kContiguous, kSame };  // of the addresses of 32 lanes
 
-constexpr u32 kUnusedCells = 32 * 8;  // at the end of a block's cells
+constexpr u32 kUnusedCells = 32 * 16;  // at the end of a block's cells
 
 // Shared memory. Ordered: a barrier of the block in between; for lanes of one warp also a convergence point
 // (bar.warp.sync, shfl, vote, ...). Atomics do not race with atomics.

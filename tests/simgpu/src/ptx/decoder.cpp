@@ -450,6 +450,7 @@ bool is_memory(InstructionClass c) {
     case InstructionClass::kSharedLoad:
     case InstructionClass::kSharedStore:
     case InstructionClass::kAtomic:
+    case InstructionClass::kAsyncCopy:
       return true;
     default:
       return false;
@@ -472,10 +473,12 @@ std::unique_ptr<Program> decode_kernel(const ModuleText& module, const FunctionT
   }
   for (const auto& f : program->functions) {
     for (const Insn& insn : f->code) {
-      const bool shared = insn.space == Space::kShared || insn.space == Space::kGeneric,
-                 global = insn.space == Space::kGlobal || insn.space == Space::kGeneric;
+      const bool copies = insn.category == InstructionClass::kAsyncCopy,
+                 shared = copies || insn.space == Space::kShared || insn.space == Space::kGeneric,
+                 global = copies || insn.space == Space::kGlobal || insn.space == Space::kGeneric;
       if (insn.bytes == 0 || !is_memory(insn.category)) continue;
-      const auto grain = static_cast<u32>(std::countr_zero(insn.bytes));
+      const u32 vector = insn.category == InstructionClass::kAtomic || copies ? 1 : insn.count;
+      const auto grain = static_cast<u32>(std::countr_zero(insn.bytes * vector));
       if (shared) program->shared_grain = std::min(program->shared_grain, grain);
       if (global) program->global_grain = std::min(program->global_grain, grain);
     }

@@ -136,8 +136,8 @@ struct Program {
   u32 local_bytes = 0;  // of the entry; 64 KiB when it calls functions
   u32 instructions = 0;
   u64 serial = 0;  // of no other program of the process
-  // Base-2 logarithm of the narrowest access, at most 2: what the race detectors tell apart.
-  u32 shared_grain = 2, global_grain = 2;
+  // Base-2 logarithm of a lane's narrowest access: what the race detectors tell apart.
+  u32 shared_grain = 4, global_grain = 4;
   mutable u32 block_nanoseconds = UINT32_MAX;  // of the last launch; the executor's
   const ModuleText* text = nullptr;
   std::string where(const Insn& insn) const;  // "file.cu:12", or empty
