@@ -283,6 +283,47 @@ TEST(Block, Transpose) {
   EXPECT_EQ(counters.shared_ideal_wavefronts, counters.shared_wavefronts);
 }
 
+// A lock that each lane of a warp takes in turn, while the other warps wait at a barrier.
+__global__ void lock_in_a_warp(int* out) {
+  __shared__ int lock, sum;
+  if (threadIdx.x == 0) lock = 0, sum = 0;
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    while (atomicCAS(&lock, 0, 1) != 0) {
+    }
+    __threadfence_block();
+    *static_cast<volatile int*>(&sum) += static_cast<int>(threadIdx.x);
+    __threadfence_block();
+    atomicExch(&lock, 0);
+  }
+  __syncthreads();
+  out[thread_index()] = sum;
+}
+TEST(Block, SpinLockInsideAWarp) {
+  expect_each(
+      lock_in_a_warp, [](int) { return 496; }, 64);
+}
+// Each block waits for the one before it, whatever the order in which they begin.
+__global__ void one_after_another(volatile int* turn, int* out) {
+  if (threadIdx.x == 0) {
+    while (*turn != static_cast<int>(blockIdx.x)) __nanosleep(100);
+    out[blockIdx.x] = static_cast<int>(blockIdx.x) * 3;
+    __threadfence();
+    *turn = static_cast<int>(blockIdx.x) + 1;
+  }
+  __syncthreads();
+}
+TEST(Block, BlocksWaitForEachOther) {
+  for (const uint64_t seed : {0, 3, 8}) {
+    simgpu::settings().order_seed = seed;
+    DeviceArray<int> turn(std::vector<int>{0}), out(200);
+    one_after_another<<<200, 64>>>(turn, out);
+    const std::vector<int> got = out.host();
+    for (int b = 0; b < 200; ++b) EXPECT_EQ(3 * b, got[b]);
+  }
+  simgpu::settings().order_seed = 0;
+}
+
 // --- atomics ---
 
 template <class T>

@@ -66,12 +66,12 @@ void BlockRunner::start(Launch& launch, u64 linear) {
   std::fill(block_.shared_state.begin(), block_.shared_state.end(), u8{kUninitialised});
   std::fill_n(block_.shared_state.end() - 16 - kReservedShared, kReservedShared, u8{kInitialised});
   std::fill(std::begin(arrived_), std::end(arrived_), 0u);
-  spun_ = any_spun_ = false;
-  spells_ = 0, turns_ = 0;
+  spells_ = 0, turns_ = 0, clock_ = 0;
   for (Warp& w : warps_) {
     const u32 left = threads_ - w.index * 32, all = left >= 32 ? kFullMask : (1u << left) - 1;
     w.exited = ~all;
     w.sync = block_.epoch;
+    w.spun = w.waits = false;
     for (auto& copy : w.copies) w.spare_copies.push_back(std::move(copy));
     w.copies.clear();
     std::fill(std::begin(w.committed), std::end(w.committed), 0u);
@@ -238,14 +238,17 @@ void BlockRunner::report_deadlock() const {
 }
 
 void BlockRunner::turn() {
-  bool progress = false;
+  bool progress = false, spun = false, worked = false;
   const size_t n = warps_.size(), first = launch_->config.order_seed * (block_.linear + ++turns_) % n;
-  for (size_t k = 0; k < n; ++k) progress |= run_warp(warps_[(first + k) % n]);
+  for (size_t k = 0; k < n; ++k) {
+    Warp& w = warps_[(first + k) % n];
+    if (!run_warp(w)) continue;
+    progress = true;
+    spun |= w.spun;
+    worked |= !w.waits;
+  }
   if (!finished()) release_barrier(!progress);
-  if (any_spun_)
-    ++spells_;
-  else
-    spells_ = 0;
+  spells_ = !spun ? 0 : worked ? spells_ + 1 : kSpells;
 }
 
 // Before: in an outer function, or earlier in the text. Splits of one place have one frame or run one after
@@ -293,8 +296,8 @@ void BlockRunner::merge_frames(Frame* a, Frame* b, u32 lanes) {
   }
 }
 
-// Joins splits that have met; picks the running one that is furthest behind (after a spin: the one furthest
-// ahead).
+// Joins splits that have met; picks the running one that is furthest behind (after a spin: the one that has
+// not run for longest).
 i32 BlockRunner::choose(Warp& w) {
   auto& s = w.splits;
   for (size_t i = 0; i < s.size(); ++i) {
@@ -314,9 +317,9 @@ i32 BlockRunner::choose(Warp& w) {
   i32 best = -1;
   for (size_t i = 0; i < s.size(); ++i) {
     if (s[i].state != Split::State::kRunning) continue;
-    if (best < 0 || behind(s[i], s[static_cast<size_t>(best)]) != spun_) best = static_cast<i32>(i);
+    const auto before = [&](const Split& a, const Split& b) { return w.spun ? a.ran < b.ran : behind(a, b); };
+    if (best < 0 || before(s[i], s[static_cast<size_t>(best)])) best = static_cast<i32>(i);
   }
-  spun_ = false;
   return best;
 }
 
@@ -324,17 +327,20 @@ bool BlockRunner::run_warp(Warp& w) {
   bool progress = false;
   for (int turns = 0; turns < 64 && !w.splits.empty(); ++turns) {
     const i32 chosen = choose(w);
+    w.spun = false;
     if (chosen < 0) {
       if (!release_warp_barrier(w)) break;
       continue;
     }
     Split s = w.splits[static_cast<size_t>(chosen)];
     w.splits.erase(w.splits.begin() + chosen);
+    s.ran = ++clock_;
     w.frame = s.frame;
     w.file = s.frame->data;
     progress |= run_split(w, s);
-    if (spun_) break;
+    if (w.spun) return progress;
   }
+  w.waits = false;
   return progress;
 }
 

@@ -17,11 +17,7 @@ class BlockRunner {
   bool finished() const;
   void turn();                   // every warp goes as far as it can, or until it has spun for a while
   void report_deadlock() const;  // throws
-  // Whether the last turns did nothing but loop.
-  bool spins() {
-    any_spun_ = false;
-    return spells_ >= 16;
-  }
+  bool spins() const { return spells_ >= kSpells; }  // whether the last turns did nothing but loop
 
  private:
   Frame* enter(Warp& warp, const Function& function, Frame* caller, u32 lanes);
@@ -32,6 +28,7 @@ class BlockRunner {
   static void merge_frames(Frame* into, Frame* from, u32 lanes);
   bool run_warp(Warp& warp);
   bool run_split(Warp& warp, Split split);  // true: some instruction was executed
+  void give_way(Warp& warp, const Split& split, bool waits);
   void call(Warp& warp, const Insn& insn, Split split, u32 mask);
   void give_back(Warp& warp, Split split, u32 mask);  // ret
   bool release_warp_barrier(Warp& warp);
@@ -48,9 +45,10 @@ class BlockRunner {
   std::vector<Warp> warps_;
   std::vector<std::vector<std::unique_ptr<Frame>>> pools_;  // by warp
   u32 arrived_[16] = {};                                    // by bar.arrive
-  bool spun_ = false, any_spun_ = false;
-  u32 spells_ = 0;
-  u64 turns_ = 0;
+  static constexpr u32 kSpells = 16;
+  u32 spells_ = 0;  // turns in which some split spun
+  u64 turns_ = 0, clock_ = 0;
+  std::vector<std::byte> snapshot_;  // of a frame, to tell whether a loop changes anything
 };
 
 Counters execute(Launch& launch);

@@ -19,7 +19,7 @@ thread_local LaunchCounts* counts = nullptr;
 namespace {
 
 constexpr u64 kMostResident = u64{kMultiprocessors} * 16;  // blocks of a launch that may be alive at once
-constexpr u64 kDeadlockTurns = 4'000;                      // spells of spinning with nothing new to start
+constexpr u64 kDeadlockNanoseconds = 500'000'000;  // for which every host thread has found nothing but spins
 constexpr size_t kRunnersKept = 64;
 constexpr u64 kShortNanoseconds = 30'000;  // of work: waking another thread for it would take as long
 
@@ -80,6 +80,8 @@ class Grid {
     static const int cores = static_cast<int>(std::thread::hardware_concurrency());  // asks the system: slow
     const int threads = settings().threads > 0 ? settings().threads : cores;
     helpers_ = static_cast<int>(std::min<u64>(static_cast<u64>(std::max(threads, 1)), blocks_)) - 1;
+    idle_since_ = std::vector<std::atomic<u64>>(static_cast<size_t>(helpers_) + 1);
+    for (auto& since : idle_since_) since = kAway;
     const std::function<void()> job = [this] { work(false); };
     job_ = &job;
     start_ = now_ns();
@@ -109,6 +111,8 @@ class Grid {
     counts = &mine;
     std::deque<Runner> resident;
     u64 spinning = 0, idle_turns = 0;
+    std::atomic<u64>& idle_since = idle_since_[threads_++];
+    idle_since = kWorking;
     try {
       while (!stop_) {
         const bool all_spin = spinning >= resident.size();
@@ -118,21 +122,27 @@ class Grid {
           Runner runner = take_runner(launch_);
           runner->start(launch_, order(linear));
           resident.push_front(std::move(runner));
-          spinning = 0, idle_turns = 0;
+          spinning = 0;
         }
         if (resident.empty()) break;
         BlockRunner& current = *resident.front();
         current.turn();
-        if (current.finished()) {
-          put_back(std::move(resident.front()));
-          resident.pop_front();
-          spinning = 0, idle_turns = 0;
-        } else if (current.spins()) {
+        if (!current.spins()) {
+          spinning = 0;
+          if (idle_since != kWorking) idle_since = kWorking;
+          if (current.finished()) {
+            put_back(std::move(resident.front()));
+            resident.pop_front();
+          }
+        } else {
           resident.push_back(std::move(resident.front()));
           resident.pop_front();
           ++spinning;
-          if (++idle_turns > kDeadlockTurns) resident.front()->report_deadlock();
-          if (idle_turns % 64 == 0) std::this_thread::yield();
+          if (++idle_turns % 64 == 0 && spinning >= resident.size()) {
+            if (idle_since == kWorking) idle_since = now_ns();
+            if (all_idle()) resident.front()->report_deadlock();
+            std::this_thread::yield();
+          }
         }
         if (first_thread && !summoned_ && now_ns() - start_ > kShortNanoseconds) summon();
       }
@@ -141,9 +151,17 @@ class Grid {
       if (!failure_) failure_ = std::current_exception();
       stop_ = true;
     }
+    idle_since = kAway;
     counts = nullptr;
     const std::lock_guard lock(mutex_);
     fold(*launch_.program, mine, total_);
+  }
+
+  bool all_idle() const {
+    const u64 now = now_ns();
+    return std::all_of(idle_since_.begin(), idle_since_.end(), [&](const std::atomic<u64>& since) {
+      return since == kAway || (since != kWorking && now - since > kDeadlockNanoseconds);
+    });
   }
 
   // Blocks in order, or in an order of the seed's: multiplication by a number without a common factor.
@@ -160,6 +178,10 @@ class Grid {
   bool summoned_ = false;
   u64 start_ = 0;
   const std::function<void()>* job_ = nullptr;
+  // Of each host thread: the time since when it has found nothing but spins, or one of these.
+  static constexpr u64 kWorking = 0, kAway = ~u64{0};
+  std::vector<std::atomic<u64>> idle_since_;
+  std::atomic<size_t> threads_{0};
   std::atomic<u64> next_{0};
   std::atomic<bool> stop_{false};
   std::mutex mutex_;

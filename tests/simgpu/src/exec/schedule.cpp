@@ -1,12 +1,15 @@
 // Instructions that change where lanes are: branches, calls, exits, barriers.
 #include <algorithm>
+#include <cstring>
+#include <span>
 
 #include "exec/executor.h"
 
 namespace simgpu {
 namespace {
 
-constexpr int kSpinBudget = 2048;  // backward branches before others get their turn
+constexpr u32 kSpinBudget = 2048;    // backward branches before others get their turn
+constexpr u32 kProbeInterval = 256;  // backward branches after which a loop is looked at: does it only wait?
 
 // The next place, in the frame of `s`, where another split is or will return to.
 i32 next_meeting(const Warp& w, const Split& s) {
@@ -27,7 +30,8 @@ bool BlockRunner::run_split(Warp& w, Split s) {
   const Insn* const code = function.code.data();
   u64* const executed = counts->executed.data() + function.first_count;
   Counters& counters = counts->counters;
-  int budget = kSpinBudget;
+  u32 backward = 0;       // branches taken
+  i32 probe = INT32_MAX;  // the branch at which the snapshot was taken
   bool progress = false;
   i32 meeting = w.splits.empty() ? INT32_MAX : next_meeting(w, s);
   for (;;) {
@@ -54,15 +58,23 @@ bool BlockRunner::run_split(Warp& w, Split s) {
           ++counters.divergent_branches;
           w.splits.push_back({s.pc + 1, rest, s.frame});
           w.splits.push_back({i.target, mask, s.frame});
-          if (i.target <= s.pc && --budget == 0) spun_ = any_spun_ = true;
           return true;
         }
-        const bool back = mask != 0 && i.target <= s.pc;
-        s.pc = mask != 0 ? i.target : s.pc + 1;
-        if (back && --budget == 0) {
-          w.splits.push_back(s);
-          spun_ = any_spun_ = true;
-          return true;
+        if (mask != 0 && i.target <= s.pc) {
+          // A loop that comes to the same place with the same registers waits for memory to change.
+          const std::span now(w.file, function.frame_bytes);
+          ++backward;
+          if (probe == s.pc) {
+            if (std::memcmp(snapshot_.data(), now.data(), now.size()) == 0) return give_way(w, s, true), true;
+            probe = INT32_MAX;
+          } else if (backward % kProbeInterval == 0 || (backward == 1 && w.waits)) {
+            snapshot_.assign(now.begin(), now.end());
+            probe = s.pc;
+          }
+          s.pc = i.target;
+          if (backward == kSpinBudget) return give_way(w, s, false), true;
+        } else {
+          s.pc = mask != 0 ? i.target : s.pc + 1;
         }
         if (!w.splits.empty()) meeting = next_meeting(w, s);
         break;
@@ -155,6 +167,12 @@ bool BlockRunner::run_split(Warp& w, Split s) {
       }
     }
   }
+}
+
+void BlockRunner::give_way(Warp& w, const Split& s, bool waits) {
+  w.splits.push_back(s);
+  w.spun = true;
+  w.waits = waits;
 }
 
 void BlockRunner::call(Warp& w, const Insn& insn, Split s, u32 mask) {

@@ -34,6 +34,7 @@ struct Split {
   enum class State : u8 { kRunning, kBlockBarrier, kWarpWait } state = State::kRunning;
   u32 barrier = 0;   // id
   u32 expected = 0;  // threads; 0: the whole block
+  u64 ran = 0;       // BlockRunner's clock when it last ran
 };
 
 // One cp.async of some lanes that are in the same group.
@@ -51,6 +52,8 @@ struct Warp {
   u32 exited = 0;
   u32 sync = 1;  // the Block::interval that its last convergence point began
   std::vector<Split> splits;
+  bool spun = false;                                             // the last split to run gave way in a loop
+  bool waits = false;                                            // and was found to do nothing in it but wait
   u32 committed[32] = {};                                        // cp.async groups of each lane
   std::vector<std::unique_ptr<AsyncCopy>> copies, spare_copies;  // not waited for, oldest first
   std::vector<std::byte> local;                                  // stacks, one after another
