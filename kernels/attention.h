@@ -28,9 +28,9 @@ struct AttentionOperand {
 //
 // Backward: dq, dk, dv = (not +=). The scores are computed again from q, k and softmax_lse, in blocks of
 // rows. Scores, statistics and gradients are accumulated in fp32 (f64 for f64). Deterministic: one thread
-// owns a key/value head. Scratch: O(seqlen_k) a thread. Flops: 4 * batch * num_heads * seqlen_q * seqlen_k *
-// head_dim forward, 10 * backward; causal about half of it. Bytes: each operand once, k and v once a block of
-// query rows.
+// owns a key/value head. Scratch on the CPU: O(seqlen_k * head_dim) a thread. Flops: 4 * batch * num_heads *
+// seqlen_q * seqlen_k * head_dim forward, 10 * backward; causal about half of it. Bytes: each operand once, k
+// and v once a block of query rows.
 struct AttentionParams {
   DType dtype = DType::f32;
   std::int64_t batch = 0;

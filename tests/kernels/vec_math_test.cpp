@@ -23,6 +23,8 @@ struct Case {
 
 const Case kCases[] = {
     {"exp", [](float x) { return vexp(x); }, [](double x) { return std::exp(x); }, 1.1},
+    {"exp_normal", [](float x) { return x >= 88 ? vexp(x) : vexp_normal(x); },
+     [](double x) { return std::exp(x < -87 ? -87 : x); }, 1.1},
     {"expm1", [](float x) { return vexpm1(x); }, [](double x) { return std::expm1(x); }, 1.7},
     {"log", [](float x) { return vlog(x); }, [](double x) { return std::log(x); }, 0.9},
     {"tanh", [](float x) { return vtanh(x); }, [](double x) { return std::tanh(x); }, 2.7},
@@ -81,6 +83,7 @@ TEST_P(VecMath, VectorisedLoopStaysWithinTheDocumentedError) {
     for (int i = 0; i < 1000; ++i) y[i] = f(x[i]);
   };
   if (name == "exp") loop([](float v) { return vexp(v); });
+  if (name == "exp_normal") loop([](float v) { return vexp_normal(v); });
   if (name == "expm1") loop([](float v) { return vexpm1(v); });
   if (name == "log") loop([](float v) { return vlog(v); });
   if (name == "tanh") loop([](float v) { return vtanh(v); });
