@@ -12,6 +12,9 @@ struct Operand {
   void* data = nullptr;
   DType dtype = DType::f32;
   Strides strides;
+  // A number in place of a tensor: data is one f64 or i64 in the host's memory, for any device, that is read
+  // before the call returns. All strides are 0.
+  bool is_number = false;
 };
 
 // y = op(x)
@@ -91,4 +94,21 @@ void ternary(TernaryOp op, DType compute, const Shape& shape, const Operand& y, 
              const Operand& b, const Operand& c);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// The same on the current stream, for fewer than 2^31 vectors. Vectors are of 16 bytes of the widest operand
+// where all are f32, bf16, f16 or bool, start at multiples of their vectors along every dimension but the
+// innermost, where they are dense or broadcast, and compute is f32; else they are single elements.
+// Bytes: as above, but an operand that is broadcast along the innermost dimension is read once a vector.
+//
+// Errors: the CUDA C++ Programming Guide's for the transcendental functions (2 ulp in f32, exp and log 1,
+// pow 4), the others' as above.
+void unary(UnaryOp op, DType compute, const Shape& shape, const Operand& y, const Operand& x);
+void binary(BinaryOp op, DType compute, const Shape& shape, const Operand& y, const Operand& a,
+            const Operand& b);
+void ternary(TernaryOp op, DType compute, const Shape& shape, const Operand& y, const Operand& a,
+             const Operand& b, const Operand& c);
+
+}  // namespace cuda
 }  // namespace ergon::kernels

@@ -47,4 +47,22 @@ void scatter_along(std::int64_t element_size, void* dx, const void* dy, const st
                    std::int64_t outer, std::int64_t length, std::int64_t inner);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// The same on the current stream. Sums have the CPU's bound: a thread adds up to 16 elements, in groups of
+// four; a block's sums are combined as a tree, and so are those of several blocks, which go through the
+// workspace: the order depends on shape, strides and alignment alone. Vectors of 16 bytes (along x's rows; of
+// four elements across them) where x is f32, bf16 or f16 and dense along its innermost dimension, and starts
+// at multiples of its vectors along the others. Fewer than 2^31 results and 2^31 reduced vectors.
+// Bytes: those above and twice the workspace's.
+std::int64_t reduce_workspace(const ReduceArgs& args);
+void reduce(const ReduceArgs& args, void* workspace);
+
+void extremum(ReduceOp op, DType dtype, const void* x, void* values, std::int64_t* indices,
+              std::int64_t outer, std::int64_t length, std::int64_t inner);
+void scatter_along(std::int64_t element_size, void* dx, const void* dy, const std::int64_t* indices,
+                   std::int64_t outer, std::int64_t length, std::int64_t inner);
+
+}  // namespace cuda
 }  // namespace ergon::kernels

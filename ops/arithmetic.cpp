@@ -47,7 +47,7 @@ Tensor div_grad(const Tensor& grad, const Tensor& y, const Tensor& denominator) 
 }
 
 Tensor extremum(const char* name, BinaryOp op, TernaryOp grad_op, const Tensor& a, const Argument& b) {
-  const Tensor tensor_b = b.is_tensor() ? b.tensor() : Tensor();
+  const Tensor& tensor_b = b.tensor();
   return autograd::record(
       name, combine(name, op, a, b), {a, tensor_b},
       [=, saved_a = autograd::save(a), saved_b = autograd::save(tensor_b), scalar = b.scalar(),

@@ -21,8 +21,7 @@ Tensor choose(const Tensor& condition, const Argument& a, const Argument& b) {
               name_of(condition.dtype()));
   const Tensor y =
       detail::ternary("where", TernaryOp::where, condition, a, b, detail::result_type("where", a, b));
-  const Tensor tensor_a = a.is_tensor() ? a.tensor() : Tensor();
-  const Tensor tensor_b = b.is_tensor() ? b.tensor() : Tensor();
+  const Tensor &tensor_a = a.tensor(), &tensor_b = b.tensor();
   return autograd::record("where", y, {tensor_a, tensor_b},
                           [condition = autograd::save(condition), restore_a = detail::RestoreInput(tensor_a),
                            restore_b = detail::RestoreInput(tensor_b)](const Tensor& grad_output,

@@ -1,47 +1,49 @@
 #include "ops/elementwise.h"
 
+#include "ops/dispatch.h"
+
 namespace ergon::ops::detail {
 namespace {
 
-// Where a scalar lives while a kernel reads it.
+// Where a scalar lives until the kernel has been called.
 struct ScalarMemory {
   explicit ScalarMemory(const Scalar& scalar) : real(scalar.real()), integer(scalar.integer()) {}
   double real;
   std::int64_t integer;
 };
 
-kernels::Operand operand(const Argument& argument, ScalarMemory& memory, const Shape& shape, DType compute) {
+kernels::Operand argument_operand(const Argument& argument, ScalarMemory& memory, const Shape& shape,
+                                  DType compute) {
   if (argument.is_tensor()) return detail::operand(argument.tensor(), shape);
-  const Strides strides = Dims::filled(shape.size(), 0);
-  if (compute == DType::i64) return {&memory.integer, DType::i64, strides};
-  return {&memory.real, DType::f64, strides};
+  const bool whole = compute == DType::i64;
+  return {.data = whole ? static_cast<void*>(&memory.integer) : &memory.real,
+          .dtype = whole ? DType::i64 : DType::f64,
+          .strides = Dims::filled(shape.size(), 0),
+          .is_number = true};
 }
 
-// The one place where the device of an elementwise op is chosen.
-void check_device(const char* name, Device device) {
-  ERGON_CHECK(device.is_cpu(), "[{}] no kernel for device {}", name, to_string(device));
-}
-
-Shape common_shape(const char* name, std::initializer_list<const Argument*> arguments, Device& device) {
+// A new tensor of the shape that the tensors among the arguments broadcast to, on their device.
+Tensor empty_result(const char* name, std::initializer_list<const Argument*> arguments, DType dtype) {
   Shape shape;
-  const Tensor* first = nullptr;
+  Device device;
   for (const Argument* argument : arguments) {
     if (!argument->is_tensor()) continue;
-    const Tensor& tensor = argument->tensor();
-    if (first == nullptr) {
-      first = &tensor;
-      device = tensor.device();
-      shape = tensor.shape();
-    } else {
-      ERGON_CHECK(tensor.device() == device, "[{}] tensors on {} and {}: expected one device", name,
-                  to_string(device), to_string(tensor.device()));
-      shape = broadcast_shapes(shape, tensor.shape(), name);
-    }
+    shape = broadcast_shapes(shape, argument->tensor().shape(), name);
+    device = argument->tensor().device();
   }
-  return shape;
+  return empty(shape, {dtype, device});
+}
+
+void run_binary(BinaryOp op, const Tensor& y, const Argument& a, const Argument& b, DType compute) {
+  const Shape& shape = y.shape();
+  ScalarMemory memory_a(a.scalar()), memory_b(b.scalar());
+  ERGON_KERNEL(y.device(), binary, op, compute, shape, operand(y, shape),
+               argument_operand(a, memory_a, shape, compute), argument_operand(b, memory_b, shape, compute));
 }
 
 }  // namespace
+
+const Tensor Argument::kNone;
 
 DType result_type(const char* name, const Argument& a, const Argument& b) {
   for (const Argument* argument : {&a, &b}) {
@@ -75,41 +77,37 @@ kernels::Operand operand(const Tensor& tensor, const Shape& shape) {
 }
 
 Tensor unary(const char* name, UnaryOp op, const Tensor& x, DType dtype) {
-  check_device(name, x.device());
+  const OpScope scope(name, x);
   Tensor y = empty(x.shape(), {dtype, x.device()});
-  kernels::cpu::unary(op, compute_type(dtype), x.shape(), operand(y, x.shape()), operand(x, x.shape()));
+  ERGON_KERNEL(x.device(), unary, op, compute_type(dtype), x.shape(), operand(y, x.shape()),
+               operand(x, x.shape()));
   return y;
 }
 
 Tensor binary(const char* name, BinaryOp op, const Argument& a, const Argument& b, DType compute_as,
               DType dtype) {
-  Device device;
-  const Shape shape = common_shape(name, {&a, &b}, device);
-  Tensor y = empty(shape, {dtype, device});
-  binary_into(name, op, y, a, b, compute_as);
+  const OpScope scope(name, a.tensor(), b.tensor());
+  Tensor y = empty_result(name, {&a, &b}, dtype);
+  run_binary(op, y, a, b, compute_type(compute_as));
   return y;
 }
 
 void binary_into(const char* name, BinaryOp op, const Tensor& output, const Argument& a, const Argument& b,
                  DType compute_as) {
-  check_device(name, output.device());
-  const DType compute = compute_type(compute_as);
-  const Shape& shape = output.shape();
-  ScalarMemory memory_a(a.scalar()), memory_b(b.scalar());
-  kernels::cpu::binary(op, compute, shape, operand(output, shape), operand(a, memory_a, shape, compute),
-                       operand(b, memory_b, shape, compute));
+  const OpScope scope(name, output, a.tensor(), b.tensor());
+  run_binary(op, output, a, b, compute_type(compute_as));
 }
 
 Tensor ternary(const char* name, TernaryOp op, const Argument& a, const Argument& b, const Argument& c,
                DType dtype) {
-  Device device;
-  const Shape shape = common_shape(name, {&a, &b, &c}, device);
-  check_device(name, device);
-  Tensor y = empty(shape, {dtype, device});
+  const OpScope scope(name, a.tensor(), b.tensor(), c.tensor());
+  Tensor y = empty_result(name, {&a, &b, &c}, dtype);
+  const Shape& shape = y.shape();
   const DType compute = compute_type(dtype);
   ScalarMemory memory_a(a.scalar()), memory_b(b.scalar()), memory_c(c.scalar());
-  kernels::cpu::ternary(op, compute, shape, operand(y, shape), operand(a, memory_a, shape, compute),
-                        operand(b, memory_b, shape, compute), operand(c, memory_c, shape, compute));
+  ERGON_KERNEL(y.device(), ternary, op, compute, shape, operand(y, shape),
+               argument_operand(a, memory_a, shape, compute), argument_operand(b, memory_b, shape, compute),
+               argument_operand(c, memory_c, shape, compute));
   return y;
 }
 

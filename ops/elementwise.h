@@ -23,10 +23,12 @@ class Argument {
   Argument(Scalar scalar) : scalar_(scalar) {}
 
   bool is_tensor() const { return tensor_ != nullptr; }
-  const Tensor& tensor() const { return *tensor_; }
+  const Tensor& tensor() const { return is_tensor() ? *tensor_ : kNone; }  // undefined for a number
   const Scalar& scalar() const { return scalar_; }
 
  private:
+  static const Tensor kNone;
+
   const Tensor* tensor_ = nullptr;
   Scalar scalar_ = 0;
 };

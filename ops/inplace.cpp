@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/autograd.h"
+#include "core/op_scope.h"
 #include "core/tensor_impl.h"
 #include "ops/arithmetic.h"
 #include "ops/elementwise.h"
@@ -53,8 +54,6 @@ void check(const char* name, const Tensor& self, const Argument& other) {
   }
   if (!other.is_tensor()) return autograd::check_inplace(name, self);
   const Tensor& tensor = other.tensor();
-  ERGON_CHECK(self.device() == tensor.device(), "[{}] tensors on {} and {}: expected one device", name,
-              to_string(self.device()), to_string(tensor.device()));
   ERGON_CHECK(broadcast_shapes(self.shape(), tensor.shape(), name) == self.shape(),
               "[{}] shape {} does not broadcast to {}, which stays as it is in place", name, tensor.shape(),
               self.shape());
@@ -73,6 +72,7 @@ void apply(const char* name, BinaryOp op, const Tensor& self, const Argument& ot
 
 // self += factor * other for factor 1 or -1.
 Tensor& accumulate(const char* name, BinaryOp op, Tensor& self, const Tensor& other) {
+  const OpScope scope(name, self, other);
   check(name, self, other);
   apply(name, op, self, other);
   autograd::record_inplace(
@@ -105,6 +105,7 @@ Tensor& sub_(Tensor& self, const Tensor& other) { return accumulate("sub_", Bina
 Tensor& sub_(Tensor& self, Scalar other) { return accumulate("sub_", BinaryOp::sub, self, other); }
 
 Tensor& mul_(Tensor& self, const Tensor& other) {
+  const OpScope scope("mul_", self, other);
   check("mul_", self, other);
   // The old value is the other factor's gradient: it is kept only if that one wants it.
   const bool recording = grad_enabled();

@@ -4,6 +4,7 @@
 #include "kernels/reduce.h"
 #include "ops/arithmetic.h"
 #include "ops/compare.h"
+#include "ops/dispatch.h"
 #include "ops/elementwise.h"
 
 namespace ergon::ops {
@@ -40,13 +41,9 @@ Shape reduced_shape(const Shape& shape, const DimMask& mask, bool keepdim) {
   return result;
 }
 
-void check_device(const char* name, Device device) {
-  ERGON_CHECK(device.is_cpu(), "[{}] no kernel for device {}", name, to_string(device));
-}
-
 Tensor reduce(const char* name, ReduceOp op, const Tensor& x, const DimMask& mask, bool keepdim, DType dtype,
               double divisor = 1) {
-  check_device(name, x.device());
+  const OpScope scope(name, x);
   Tensor y = empty(reduced_shape(x.shape(), mask, keepdim), {dtype, x.device()});
   const kernels::ReduceArgs args{.op = op,
                                  .compute = detail::compute_type(dtype),
@@ -56,8 +53,9 @@ Tensor reduce(const char* name, ReduceOp op, const Tensor& x, const DimMask& mas
                                  .y = y.data_ptr(),
                                  .y_dtype = dtype,
                                  .divisor = divisor};
-  const Tensor workspace = empty({kernels::cpu::reduce_workspace(args)}, {args.compute, x.device()});
-  kernels::cpu::reduce(args, workspace.data_ptr());
+  const Tensor workspace =
+      empty({ERGON_KERNEL(x.device(), reduce_workspace, args)}, {args.compute, x.device()});
+  ERGON_KERNEL(x.device(), reduce, args, workspace.data_ptr());
   return y;
 }
 
@@ -100,7 +98,7 @@ struct Around {
 
 ValuesAndIndices find(const char* name, ReduceOp op, const Tensor& x, int dim, bool keepdim,
                       bool want_values) {
-  check_device(name, x.device());
+  const OpScope scope(name, x);
   const Around around(x, dim);
   ERGON_CHECK(around.length > 0, "[{}] shape {}, dim {}: no elements to choose from", name, x.shape(), dim);
   ERGON_CHECK(around.length < std::int64_t{1} << 31, "[{}] dimension {} of size {}: expected less than 2^31",
@@ -112,8 +110,9 @@ ValuesAndIndices find(const char* name, ReduceOp op, const Tensor& x, int dim, b
                           .indices = empty(shape, {DType::i64, x.device()})};
   NoGradGuard no_grad;
   const Tensor dense = x.contiguous();
-  kernels::cpu::extremum(op, x.dtype(), dense.data_ptr(), want_values ? result.values.data_ptr() : nullptr,
-                         result.indices.data<std::int64_t>(), around.outer, around.length, around.inner);
+  ERGON_KERNEL(x.device(), extremum, op, x.dtype(), dense.data_ptr(),
+               want_values ? result.values.data_ptr() : nullptr, result.indices.data<std::int64_t>(),
+               around.outer, around.length, around.inner);
   return result;
 }
 
@@ -126,9 +125,9 @@ ValuesAndIndices find_with_grad(const char* name, ReduceOp op, const Tensor& x, 
                        [indices = autograd::save(result.indices), shape = x.shape(),
                         around = Around(x, position)](const Tensor& grad_output, const NeedsGrad&) {
                          Tensor grad = zeros(shape, grad_output.options());
-                         kernels::cpu::scatter_along(
-                             size_of(grad.dtype()), grad.data_ptr(), grad_output.contiguous().data_ptr(),
-                             indices.get().data<std::int64_t>(), around.outer, around.length, around.inner);
+                         ERGON_KERNEL(grad.device(), scatter_along, size_of(grad.dtype()), grad.data_ptr(),
+                                      grad_output.contiguous().data_ptr(), indices.get().data<std::int64_t>(),
+                                      around.outer, around.length, around.inner);
                          return Gradients{grad};
                        });
   return result;

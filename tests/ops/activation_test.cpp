@@ -123,7 +123,7 @@ TEST_P(Functions, GradientsInEveryDtypeAndLayout) {
 }
 
 TEST_P(Functions, NanReachesTheResult) {
-  const Tensor x = full({40}, std::numeric_limits<double>::quiet_NaN());
+  const Tensor x = full({40}, std::numeric_limits<double>::quiet_NaN(), {.device = device()});
   for (const float value : GetParam().op(x).to_vector<float>()) EXPECT_TRUE(std::isnan(value));
 }
 
@@ -131,20 +131,20 @@ INSTANTIATE_TEST_SUITE_P(Ops, Functions, testing::ValuesIn(kFunctions),
                          [](const auto& test) { return std::string(test.param.name); });
 
 TEST(Activation, IntegersGiveF32ExceptWhereTheyStay) {
-  const Tensor n = from_vector<double>({-3, 0, 2}, {3}, {DType::i32});
+  const Tensor n = from_vector<double>({-3, 0, 2}, {3}, {DType::i32, device()});
   EXPECT_EQ(exp(n).dtype(), DType::f32);
   EXPECT_EQ(abs(n).to_vector<std::int64_t>(), (std::vector<std::int64_t>{3, 0, 2}));
   EXPECT_EQ(square(n).dtype(), DType::i32);
 }
 
 TEST(Activation, GradientsAtKinksAndInfinities) {
-  Tensor x = zeros({1}, {DType::f32, Device::cpu(), true});
+  Tensor x = zeros({1}, {DType::f32, device(), true});
   relu(x).backward();
   EXPECT_EQ(x.grad().item<float>(), 0);
   abs(x).backward();
   EXPECT_EQ(x.grad().item<float>(), 0);
   const double inf = std::numeric_limits<double>::infinity();
-  const Tensor ends = from_vector<double>({-inf, inf}, {2}, {DType::f32});
+  const Tensor ends = from_vector<double>({-inf, inf}, {2}, {DType::f32, device()});
   EXPECT_TRUE(near(tanh(ends), std::vector<double>{-1, 1}));
   EXPECT_TRUE(near(sigmoid(ends), std::vector<double>{0, 1}));
   EXPECT_TRUE(near(exp(ends), std::vector<double>{0, inf}));
@@ -160,10 +160,10 @@ TEST(Activation, WhatOnlyNeedsItsResultLetsTheArgumentChange) {
       NoGradGuard no_grad;
       hidden.fill_(3);
     }
-    const std::string error = error_of([&] { y.backward(ones({5}, {DType::f64})); });
+    const std::string error = error_of([&] { y.backward(ones({5}, {DType::f64, device()})); });
     if (keeps_result) {
       EXPECT_EQ(error, "no error");
-      EXPECT_TRUE(near(x.grad(), ones({5}, {DType::f64}), {.rtol = 0x1p-50}));
+      EXPECT_TRUE(near(x.grad(), ones({5}, {DType::f64, device()}), {.rtol = 0x1p-50}));
     } else {
       EXPECT_NE(error.find("was changed in place"), std::string::npos);
     }

@@ -151,7 +151,7 @@ TEST(Arithmetic, PowMatchesFp64) {
                                 {uniform({3, 4}, {.dtype = DType::f64, .low = 0.3})}))
         << exponent;
   }
-  const Tensor negative = from_vector<float>({-2, -1, 0}, {3});
+  const Tensor negative = from_vector<float>({-2, -1, 0}, {3}, {.device = device()});
   EXPECT_TRUE(near(pow(negative, 3), std::vector<double>{-8, -1, 0}));
   EXPECT_TRUE(near(pow(negative, 2), std::vector<double>{4, 1, 0}));
   EXPECT_TRUE(near(pow(negative, 0), std::vector<double>{1, 1, 1}));
@@ -174,7 +174,7 @@ TEST(Arithmetic, GradientsHaveTheInputsDtype) {
   Tensor a = uniform({2, 3}, {.dtype = DType::bf16}), b = uniform({3}, {.dtype = DType::f32});
   a.set_requires_grad(true);
   b.set_requires_grad(true);
-  mul(a, b).backward(ones({2, 3}));
+  mul(a, b).backward(ones({2, 3}, {.device = device()}));
   EXPECT_EQ(a.grad().dtype(), DType::bf16);
   EXPECT_EQ(b.grad().dtype(), DType::f32);
   EXPECT_TRUE(near(a.grad(), b.detach().expand({2, 3}), {.rtol = 0x1p-8}));
@@ -186,7 +186,7 @@ TEST(Arithmetic, GradientsHaveTheInputsDtype) {
 
 TEST(Arithmetic, IntegersStayExact) {
   const std::int64_t big = (std::int64_t{1} << 53) + 1;  // not a double
-  const Tensor x = from_vector<std::int64_t>({big, -big, 7}, {3}, {DType::i64});
+  const Tensor x = from_vector<std::int64_t>({big, -big, 7}, {3}, {DType::i64, device()});
   EXPECT_EQ((x + 1).to_vector<std::int64_t>(), (std::vector<std::int64_t>{big + 1, -big + 1, 8}));
   EXPECT_EQ((x * x.select(0, 2)).to_vector<std::int64_t>(),
             (std::vector<std::int64_t>{7 * big, -7 * big, 49}));
@@ -195,14 +195,15 @@ TEST(Arithmetic, IntegersStayExact) {
   EXPECT_EQ((x + 1.0).dtype(), DType::f32);
   EXPECT_EQ((x / 2).dtype(), DType::f32);
   EXPECT_FLOAT_EQ((x / 2).select(0, 2).item<float>(), 3.5f);
-  EXPECT_EQ((full({2}, 200, {DType::u8}) + 100).to_vector<std::int64_t>(),
+  EXPECT_EQ((full({2}, 200, {DType::u8, device()}) + 100).to_vector<std::int64_t>(),
             (std::vector<std::int64_t>{44, 44}));
-  EXPECT_EQ((full({2}, 1, {DType::boolean}) + 1).dtype(), DType::i64);
+  EXPECT_EQ((full({2}, 1, {DType::boolean, device()}) + 1).dtype(), DType::i64);
 }
 
 TEST(Arithmetic, NanReachesTheResult) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const Tensor a = from_vector<float>({nan, 1, nan}, {3}), b = from_vector<float>({1, nan, nan}, {3});
+  const Tensor a = from_vector<float>({nan, 1, nan}, {3}, {.device = device()}),
+               b = from_vector<float>({1, nan, nan}, {3}, {.device = device()});
   for (const Binary& binary : kBinaries) {
     for (const float value : binary.op(a, b).to_vector<float>())
       EXPECT_TRUE(std::isnan(value)) << binary.name;
@@ -210,21 +211,24 @@ TEST(Arithmetic, NanReachesTheResult) {
 }
 
 TEST(Arithmetic, MaximumSharesItsGradientInATie) {
-  Tensor a = from_vector<double>({1, 2, 3}, {3}, {DType::f64}),
-         b = from_vector<double>({1, 3, 2}, {3}, {DType::f64});
+  Tensor a = from_vector<double>({1, 2, 3}, {3}, {DType::f64, device()}),
+         b = from_vector<double>({1, 3, 2}, {3}, {DType::f64, device()});
   a.set_requires_grad(true);
   b.set_requires_grad(true);
-  maximum(a, b).backward(full({3}, 4, {DType::f64}));
+  maximum(a, b).backward(full({3}, 4, {DType::f64, device()}));
   EXPECT_EQ(a.grad().to_vector<double>(), (std::vector<double>{2, 0, 4}));
   EXPECT_EQ(b.grad().to_vector<double>(), (std::vector<double>{2, 4, 0}));
 }
 
 TEST(Arithmetic, Errors) {
-  const Tensor a = zeros({2, 3}), b = zeros({4});
+  const Tensor a = zeros({2, 3}, {.device = device()}), b = zeros({4}, {.device = device()});
   EXPECT_EQ(error_of([&] { add(a, b); }),
             "[add] shapes (2, 3) and (4,) do not broadcast: sizes 3 and 4 at dimension 1 from the end");
   EXPECT_EQ(error_of([&] { mul(a, Tensor()); }), "[mul] a tensor is undefined");
-  EXPECT_EQ(error_of([&] { neg(zeros({2}, {DType::boolean})); }), "[neg] dtype bool: expected numbers");
+  EXPECT_EQ(error_of([&] {
+              neg(zeros({2}, {DType::boolean, device()}));
+            }),
+            "[neg] dtype bool: expected numbers");
 }
 
 TEST(InPlace, MatchesOutOfPlaceInEveryLayout) {
@@ -243,7 +247,7 @@ TEST(InPlace, MatchesOutOfPlaceInEveryLayout) {
       x += 1;
       EXPECT_TRUE(equal_bits(x, ((start + other) * other - 2) * 0.5 + 1)) << name_of(layout);
       x -= x;
-      EXPECT_TRUE(near(x, zeros({17, 33}))) << name_of(layout);
+      EXPECT_TRUE(near(x, zeros({17, 33}, {.device = device()}))) << name_of(layout);
       EXPECT_EQ(x.data_ptr(), memory);
     }
   }
@@ -281,23 +285,24 @@ TEST(InPlace, GradientsMatchDifferences) {
 }
 
 TEST(InPlace, Errors) {
-  Tensor leaf = zeros({2, 3}, {.requires_grad = true});
+  Tensor leaf = zeros({2, 3}, {.device = device(), .requires_grad = true});
   EXPECT_NE(error_of([&] { leaf += 1; }).find("[add_] a leaf of shape (2, 3) that requires a gradient"),
             std::string::npos);
-  Tensor x = zeros({2, 3});
+  Tensor x = zeros({2, 3}, {.device = device()});
   EXPECT_EQ(error_of([&] {
-              x += zeros({4, 2, 3});
+              x += zeros({4, 2, 3}, {.device = device()});
             }),
             "[add_] shape (4, 2, 3) does not broadcast to (2, 3), which stays as it is in place");
-  Tensor n = zeros({2}, {DType::i32});
+  Tensor n = zeros({2}, {DType::i32, device()});
   EXPECT_EQ(error_of([&] { n *= 0.5; }), "[mul_] a result of dtype f32 cannot be stored in a tensor of i32");
-  Tensor repeated = zeros({1, 3}).expand({2, 3});
+  Tensor repeated = zeros({1, 3}, {.device = device()}).expand({2, 3});
   EXPECT_EQ(error_of([&] { repeated += 1; }),
             "[add_] shape (2, 3) with strides (0, 1): elements share memory, clone the tensor first");
-  Tensor y = zeros({2}, {.requires_grad = true}) * 2;
+  Tensor y = zeros({2}, {.device = device(), .requires_grad = true}) * 2;
   const Tensor z = y * y;
   y += 1;
-  EXPECT_NE(error_of([&] { z.backward(ones({2})); }).find("was changed in place"), std::string::npos);
+  EXPECT_NE(error_of([&] { z.backward(ones({2}, {.device = device()})); }).find("was changed in place"),
+            std::string::npos);
 }
 
 }  // namespace

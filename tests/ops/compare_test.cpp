@@ -49,13 +49,13 @@ TEST(Compare, EveryDtypeLayoutAndBroadcast) {
 }
 
 TEST(Compare, NanAndLargeIntegers) {
-  const Tensor nan = full({1}, std::numeric_limits<double>::quiet_NaN());
+  const Tensor nan = full({1}, std::numeric_limits<double>::quiet_NaN(), {.device = device()});
   EXPECT_FALSE(eq(nan, nan).item<bool>());
   EXPECT_TRUE(ne(nan, nan).item<bool>());
   EXPECT_FALSE(le(nan, 1).item<bool>());
   const std::int64_t big = (std::int64_t{1} << 53) + 1;
-  EXPECT_FALSE(eq(from_vector<std::int64_t>({big}, {1}, {DType::i64}), big - 1).item<bool>());
-  EXPECT_TRUE(gt(from_vector<std::int64_t>({big}, {1}, {DType::i64}), big - 1).item<bool>());
+  EXPECT_FALSE(eq(from_vector<std::int64_t>({big}, {1}, {DType::i64, device()}), big - 1).item<bool>());
+  EXPECT_TRUE(gt(from_vector<std::int64_t>({big}, {1}, {DType::i64, device()}), big - 1).item<bool>());
 }
 
 TEST(Where, ChoosesInEveryDtypeAndLayout) {
@@ -80,10 +80,11 @@ TEST(Where, ChoosesInEveryDtypeAndLayout) {
 
 TEST(Where, ScalarsAndTheValuesNotChosen) {
   const double inf = std::numeric_limits<double>::infinity();
-  const Tensor condition = from_vector<bool>({true, false, true}, {3}, {DType::boolean});
-  const Tensor x = from_vector<double>({1, std::numeric_limits<double>::quiet_NaN(), 3}, {3}, {DType::bf16});
+  const Tensor condition = from_vector<bool>({true, false, true}, {3}, {DType::boolean, device()});
+  const Tensor x =
+      from_vector<double>({1, std::numeric_limits<double>::quiet_NaN(), 3}, {3}, {DType::bf16, device()});
   EXPECT_TRUE(near(where(condition, x, -inf), std::vector<double>{1, -inf, 3}));
-  EXPECT_TRUE(near(where(condition, 7, full({3}, 2)), std::vector<double>{7, 2, 7}));
+  EXPECT_TRUE(near(where(condition, 7, full({3}, 2, {.device = device()})), std::vector<double>{7, 2, 7}));
   EXPECT_EQ(where(condition, x, -inf).dtype(), DType::bf16);
 }
 
@@ -95,9 +96,14 @@ TEST(Where, GradientsMatchDifferences) {
 }
 
 TEST(Where, Errors) {
-  EXPECT_EQ(error_of([] { where(zeros({2}), zeros({2}), zeros({2})); }),
+  EXPECT_EQ(error_of([] {
+              where(zeros({2}, {.device = device()}), zeros({2}, {.device = device()}),
+                    zeros({2}, {.device = device()}));
+            }),
             "[where] condition has dtype f32: expected bool");
-  EXPECT_NE(error_of([] { where(zeros({2}, {DType::boolean}), zeros({3}), 1); }).find("[where] "),
+  EXPECT_NE(error_of([] {
+              where(zeros({2}, {DType::boolean, device()}), zeros({3}, {.device = device()}), 1);
+            }).find("[where] "),
             std::string::npos);
 }
 

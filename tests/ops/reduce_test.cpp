@@ -120,7 +120,7 @@ TEST(Sum, WholeNumbersAreExactInEveryDtypeAndLayout) {
 }
 
 TEST(Sum, KeepdimKeepsTheDimensions) {
-  const Tensor x = zeros({2, 3, 4});
+  const Tensor x = zeros({2, 3, 4}, {.device = device()});
   EXPECT_EQ(sum(x, {1}, true).shape(), (Shape{2, 1, 4}));
   EXPECT_EQ(sum(x, {0, -1}, true).shape(), (Shape{1, 3, 1}));
   EXPECT_EQ(sum(x, {}, true).shape(), (Shape{1, 1, 1}));
@@ -130,9 +130,10 @@ TEST(Sum, KeepdimKeepsTheDimensions) {
 }
 
 TEST(Sum, AccumulatesHalvesInFp32) {
-  EXPECT_EQ(sum(ones({70000}, {DType::bf16})).item<float>(), 70144);  // 70000 rounded to bf16
-  EXPECT_EQ(mean(ones({70000}, {DType::f16})).item<float>(), 1);      // the sum itself is beyond f16
-  EXPECT_EQ(sum(ones({1 << 25})).item<float>(), 1 << 25);             // a running fp32 sum stops at 2^24
+  EXPECT_EQ(sum(ones({70000}, {DType::bf16, device()})).item<float>(), 70144);  // 70000 rounded to bf16
+  EXPECT_EQ(mean(ones({70000}, {DType::f16, device()})).item<float>(), 1);  // the sum itself is beyond f16
+  EXPECT_EQ(sum(ones({1 << 25}, {.device = device()})).item<float>(),
+            1 << 25);  // a running fp32 sum stops at 2^24
 }
 
 TEST(Sum, SameBitsForAnyNumberOfThreads) {
@@ -167,8 +168,8 @@ TEST(Mean, MatchesFp64) {
       EXPECT_TRUE(near(mean(x, c.dims), expected, tolerance)) << to_string(c.shape) << to_string(c.dims);
     }
   }
-  EXPECT_EQ(mean(from_vector<double>({1, 2}, {2}, {DType::i32})).item<float>(), 1.5f);
-  EXPECT_TRUE(std::isnan(mean(zeros({0})).item<float>()));
+  EXPECT_EQ(mean(from_vector<double>({1, 2}, {2}, {DType::i32, device()})).item<float>(), 1.5f);
+  EXPECT_TRUE(std::isnan(mean(zeros({0}, {.device = device()})).item<float>()));
 }
 
 TEST(SumToShape, UndoesBroadcasting) {
@@ -179,7 +180,7 @@ TEST(SumToShape, UndoesBroadcasting) {
   EXPECT_TRUE(equal_bits(sum_to_shape(x.view({1, 4, 3, 5}), {4, 3, 5}), x));
   EXPECT_EQ(error_of([&] { sum_to_shape(x, {4, 5}); }).substr(0, 14), "[sum_to_shape]");
   EXPECT_EQ(error_of([&] {
-              sum_to_shape(zeros({1, 3}), {4, 3});
+              sum_to_shape(zeros({1, 3}, {.device = device()}), {4, 3});
             }),
             "[sum_to_shape] shape (4, 3) does not broadcast to (1, 3)");
 }
@@ -222,7 +223,7 @@ TEST(Extremum, ValuesAndFirstIndicesInEveryDtypeAndLayout) {
 }
 
 TEST(Extremum, OfEverything) {
-  const Tensor x = from_vector<double>({3, -1, 7, 7, 0, -1}, {2, 3}, {DType::bf16});
+  const Tensor x = from_vector<double>({3, -1, 7, 7, 0, -1}, {2, 3}, {DType::bf16, device()});
   EXPECT_EQ(max(x).item<float>(), 7);
   EXPECT_EQ(min(x).item<float>(), -1);
   EXPECT_EQ(argmax(x).item<std::int64_t>(), 2);
@@ -279,7 +280,7 @@ TEST(Reduce, GradientsMatchDifferences) {
 
 TEST(Extremum, TiesShareOrTheFirstTakesAll) {
   const auto gradient = [](auto function, DType dtype) {
-    Tensor x = from_vector<double>({5, 1, 5, 5, 2, 0}, {2, 3}, {dtype});
+    Tensor x = from_vector<double>({5, 1, 5, 5, 2, 0}, {2, 3}, {dtype, device()});
     x.set_requires_grad(true);
     Tensor y = function(x);
     y.backward(ones(y.shape(), y.options()));
@@ -298,19 +299,20 @@ TEST(Extremum, TiesShareOrTheFirstTakesAll) {
 }
 
 TEST(Reduce, Errors) {
-  const Tensor x = zeros({2, 3});
+  const Tensor x = zeros({2, 3}, {.device = device()});
   EXPECT_EQ(error_of([&] { sum(x, {2}); }), "[sum] dimension 2: expected one in [-2, 2)");
   EXPECT_EQ(error_of([&] { mean(x, {1, -1}); }), "[mean] dims (1, -1) name dimension 1 twice");
   EXPECT_EQ(error_of([&] {
-              amax(zeros({2, 0}), {1});
+              amax(zeros({2, 0}, {.device = device()}), {1});
             }),
             "[amax] shape (2, 0), dims (1,): no elements to choose from");
   EXPECT_EQ(error_of([&] {
-              max(zeros({2, 0}), 1);
+              max(zeros({2, 0}, {.device = device()}), 1);
             }),
             "[max] shape (2, 0), dim 1: no elements to choose from");
-  EXPECT_EQ(error_of([&] { argmax(zeros({0})); }), "[argmax] shape (0,), dim 0: no elements to choose from");
-  EXPECT_EQ(amax(zeros({2, 0}), {0}).numel(), 0);
+  EXPECT_EQ(error_of([&] { argmax(zeros({0}, {.device = device()})); }),
+            "[argmax] shape (0,), dim 0: no elements to choose from");
+  EXPECT_EQ(amax(zeros({2, 0}, {.device = device()}), {0}).numel(), 0);
 }
 
 }  // namespace

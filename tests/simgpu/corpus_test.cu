@@ -135,6 +135,34 @@ TEST(Integer, Intrinsics) {
   for (int i = 0; i < 1024; ++i) ASSERT_EQ(got[i], intrinsics_on_host(a[i], b[i], c[i])) << i;
 }
 
+// (a * b + c) >> 32 for a and c of 64 bits and b of 32: five instructions that hand on their carries.
+__global__ void carry_kernel(const u64* a, const u32* b, const u64* c, u64* out) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  const u32 a0 = static_cast<u32>(a[i]), a1 = static_cast<u32>(a[i] >> 32);
+  const u32 c0 = static_cast<u32>(c[i]), c1 = static_cast<u32>(c[i] >> 32);
+  u32 r0, r1, r2;
+  asm("mad.lo.cc.u32 %0, %3, %5, %6;\n\t"
+      "madc.hi.cc.u32 %1, %3, %5, %7;\n\t"
+      "addc.u32 %2, 0, 0;\n\t"
+      "mad.lo.cc.u32 %1, %4, %5, %1;\n\t"
+      "madc.hi.u32 %2, %4, %5, %2;"
+      : "=&r"(r0), "=&r"(r1), "=&r"(r2)
+      : "r"(a0), "r"(a1), "r"(b[i]), "r"(c0), "r"(c1));
+  out[i] = static_cast<u64>(r2) << 32 | r1;
+}
+TEST(Integer, MultiplyAddWithCarry) {
+  const auto b = bits(1024, 2);
+  const std::vector<u64> a = as<u64>(bits(1024, 1)), c = as<u64>(bits(1024, 3));
+  DeviceArray<u64> da(a), dc(c), out(1024);
+  DeviceArray<u32> db(b);
+  carry_kernel<<<8, 128>>>(da, db, dc, out);
+  const auto got = out.host();
+  for (size_t i = 0; i < 1024; ++i) {
+    const u64 expected = static_cast<u64>((static_cast<unsigned __int128>(a[i]) * b[i] + c[i]) >> 32);
+    ASSERT_EQ(got[i], expected) << i;
+  }
+}
+
 // --- floating point: exact where IEEE says so ---
 #define SAME_REAL(name, type, expression)                                                                 \
   struct name##Operation {                                                                                \

@@ -3,6 +3,7 @@
 // Sums and maxima over the threads of a warp and of a block. Deterministic: a fixed tree.
 
 #include <cstdint>
+#include <limits>
 
 namespace ergon::device {
 
@@ -24,11 +25,24 @@ struct Sum {
 struct Max {
   template <class T>
   __device__ __forceinline__ static T identity() {
-    return T(-INFINITY);
+    using Limits = std::numeric_limits<T>;
+    return Limits::has_infinity ? -Limits::infinity() : Limits::lowest();
   }
   template <class T>
   __device__ __forceinline__ T operator()(T a, T b) const {
     return a > b || a != a ? a : b;
+  }
+};
+
+struct Min {
+  template <class T>
+  __device__ __forceinline__ static T identity() {
+    using Limits = std::numeric_limits<T>;
+    return Limits::has_infinity ? Limits::infinity() : Limits::max();
+  }
+  template <class T>
+  __device__ __forceinline__ T operator()(T a, T b) const {
+    return a < b || a != a ? a : b;
   }
 };
 

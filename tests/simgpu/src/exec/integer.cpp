@@ -334,6 +334,21 @@ void with_carry(Warp& w, const Insn& i, u32 mask) {
     carry = (carry & ~(1u << l)) | (static_cast<u32>(r >> kBits<U>) & 1) << l;
   });
 }
+// mad.cc and madc: half of a * b, plus c, plus the carry.
+template <class T, class Half, bool kCarryIn>
+void multiply_with_carry(Warp& w, const Insn& i, u32 mask) {
+  using U = Unsigned<T>;
+  const T *a = w.lanes<T>(i.op[1]), *b = w.lanes<T>(i.op[2]), *c = w.lanes<T>(i.op[3]);
+  U* d = w.lanes<U>(i.op[0]);
+  u32& carry = w.predicate(i.op[4]);
+  for_lanes(mask, [&](int l) {
+    const U in = kCarryIn ? carry >> l & 1 : 0;
+    const unsigned __int128 r =
+        (unsigned __int128)static_cast<U>(Half::apply(a[l], b[l])) + static_cast<U>(c[l]) + in;
+    d[l] = static_cast<U>(r);
+    carry = (carry & ~(1u << l)) | (static_cast<u32>(r >> kBits<U>) & 1) << l;
+  });
+}
 
 template <class F>
 Handler by_integer_type(std::string_view type, F&& f) {
@@ -358,10 +373,22 @@ Handler bits_of(u32 bytes) {
   return by_bits(bytes, [](auto t) -> Handler { return binary<Op, decltype(t)>; });
 }
 
+bool select_multiply_with_carry(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argument>& args,
+                                u32 width) {
+  const bool in = o.name() == "madc", high = o.has("hi");
+  resolve(d, insn, args, width, 3);
+  insn.op[4] = d.carry();
+  insn.run = by_integer_type(o.type(), [&](auto t) -> Handler {
+    using T = decltype(t);
+    if (high) return in ? multiply_with_carry<T, MulHigh, true> : multiply_with_carry<T, MulHigh, false>;
+    return in ? multiply_with_carry<T, MulLow, true> : multiply_with_carry<T, MulLow, false>;
+  });
+  return insn.run != nullptr;
+}
+
 bool select_carry(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argument>& args, u32 width) {
   const std::string_view name = o.name();
-  const bool in = name == "addc" || name == "subc";
-  if (!in && !o.has("cc")) return false;
+  if (name == "mad" || name == "madc") return select_multiply_with_carry(d, insn, o, args, width);
   resolve(d, insn, args, width, 2);
   insn.op[3] = d.carry();
   insn.run = by_bits(width, [&](auto t) -> Handler {
@@ -399,7 +426,8 @@ bool select_integer(Decoder& d, Insn& insn, const Opcode& o, const std::vector<A
            && select_predicate(d, insn, o, args);
   const u32 width = static_cast<u32>(type_bytes(type));
   if (width == 0 || type[0] == 'f' || type.starts_with("bf")) return false;
-  if (o.has("cc") || name == "addc" || name == "subc") return select_carry(d, insn, o, args, width);
+  if (o.has("cc") || name == "addc" || name == "subc" || name == "madc")
+    return select_carry(d, insn, o, args, width);
   const auto choose = [&](Handler handler, size_t sources) {
     if (handler == nullptr) return false;
     resolve(d, insn, args, width, sources);
