@@ -36,4 +36,17 @@ void avg_pool2d_forward(DType dtype, const Pool2dGeometry& geometry, const void*
 void avg_pool2d_backward(DType dtype, const Pool2dGeometry& geometry, const void* dout, void* dx);
 
 }  // namespace cpu
+
+// The same on the current stream: an output (forward) or an element of dx (backward, which
+// gathers from the windows that cover it) a thread. Fewer than 2^31 of each.
+namespace cuda {
+
+void max_pool2d_forward(DType dtype, const Pool2dGeometry& geometry, const void* x, void* y,
+                        std::int32_t* index);
+void max_pool2d_backward(DType dtype, const Pool2dGeometry& geometry, const void* dout,
+                         const std::int32_t* index, void* dx);
+void avg_pool2d_forward(DType dtype, const Pool2dGeometry& geometry, const void* x, void* y);
+void avg_pool2d_backward(DType dtype, const Pool2dGeometry& geometry, const void* dout, void* dx);
+
+}  // namespace cuda
 }  // namespace ergon::kernels

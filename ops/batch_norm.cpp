@@ -2,6 +2,7 @@
 
 #include "core/autograd.h"
 #include "kernels/batch_norm.h"
+#include "ops/dispatch.h"
 
 namespace ergon::ops {
 namespace {
@@ -34,21 +35,25 @@ Tensor wide(const Tensor& t, DType dtype) {
   return t.defined() ? t.detach().to(dtype).contiguous() : t;
 }
 
-const void* data_or_null(const Tensor& t) { return t.defined() ? t.data_ptr() : nullptr; }
+void* data_or_null(const Tensor& t) { return t.defined() ? t.data_ptr() : nullptr; }
 
-// running += momentum * (scale * batch - running)
-void move_towards(Tensor& running, const Tensor& batch, double scale, double momentum) {
+// What wide() has given, after a kernel has changed it.
+void store(Tensor& t, const Tensor& wide) {
   NoGradGuard no_grad;
-  std::vector<double> values = running.to_vector<double>();
-  const std::vector<double> targets = batch.to_vector<double>();
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] += momentum * (scale * targets[i] - values[i]);
-  running.copy_(from_vector(values, running.shape(), {DType::f64}));
+  if (t.data_ptr() != wide.data_ptr()) t.copy_(wide);
+}
+
+Tensor workspace_of(const Tensor& x, DType dtype) {
+  const std::int64_t elements =
+      ERGON_KERNEL(x.device(), batch_norm_workspace, x.shape()[0], x.shape()[1], x.shape()[2] * x.shape()[3]);
+  return empty({elements}, {dtype, x.device()});
 }
 
 }  // namespace
 
 Tensor batch_norm2d(const Tensor& x_in, const Tensor& weight, const Tensor& bias, Tensor running_mean,
                     Tensor running_var, bool training, double momentum, double eps) {
+  const OpScope scope("batch_norm2d", x_in, weight, bias, running_mean, running_var);
   check(x_in, weight, bias, running_mean, running_var, training);
   const Tensor x = [&] {
     NoGradGuard no_grad;
@@ -56,27 +61,33 @@ Tensor batch_norm2d(const Tensor& x_in, const Tensor& weight, const Tensor& bias
   }();
   const std::int64_t batch = x.shape()[0], channels = x.shape()[1], positions = x.shape()[2] * x.shape()[3];
   const DType dtype = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
-  const Tensor mean = training ? empty({channels}, {dtype}) : wide(running_mean, dtype).clone();
-  const Tensor var = training ? empty({channels}, {dtype}) : wide(running_var, dtype).clone();
-  const Tensor rstd = empty({channels}, {dtype}), scale = wide(weight, dtype), shift = wide(bias, dtype);
-  const Tensor y = empty(x.shape(), x.options());
-  kernels::cpu::batch_norm_forward({.dtype = x.dtype(),
-                                    .batch = batch,
-                                    .channels = channels,
-                                    .positions = positions,
-                                    .batch_statistics = training,
-                                    .eps = eps,
-                                    .x = x.data_ptr(),
-                                    .weight = data_or_null(scale),
-                                    .bias = data_or_null(shift),
-                                    .mean = mean.data_ptr(),
-                                    .var = var.data_ptr(),
-                                    .rstd = rstd.data_ptr(),
-                                    .y = y.data_ptr()});
+  const TensorOptions options{dtype, x.device()};
+  Tensor moved_mean = wide(running_mean, dtype), moved_var = wide(running_var, dtype);
+  const Tensor mean = training ? empty({channels}, options) : moved_mean.clone();
+  const Tensor var = training ? empty({channels}, options) : moved_var.clone();
+  const Tensor rstd = empty({channels}, options), scale = wide(weight, dtype), shift = wide(bias, dtype);
+  const Tensor y = empty(x.shape(), x.options()), workspace = workspace_of(x, dtype);
+  ERGON_KERNEL(x.device(), batch_norm_forward,
+               {.dtype = x.dtype(),
+                .batch = batch,
+                .channels = channels,
+                .positions = positions,
+                .batch_statistics = training,
+                .eps = eps,
+                .x = x.data_ptr(),
+                .weight = data_or_null(scale),
+                .bias = data_or_null(shift),
+                .mean = mean.data_ptr(),
+                .var = var.data_ptr(),
+                .rstd = rstd.data_ptr(),
+                .running_mean = data_or_null(moved_mean),
+                .running_var = data_or_null(moved_var),
+                .momentum = momentum,
+                .y = y.data_ptr(),
+                .workspace = workspace.data_ptr()});
   if (training && running_mean.defined()) {
-    const double count = static_cast<double>(batch * positions);
-    move_towards(running_mean, mean, 1, momentum);
-    move_towards(running_var, var, count / (count - 1), momentum);
+    store(running_mean, moved_mean);
+    store(running_var, moved_var);
   }
 
   using autograd::save;
@@ -90,19 +101,22 @@ Tensor batch_norm2d(const Tensor& x_in, const Tensor& weight, const Tensor& bias
         autograd::Gradients grads(3);
         const Tensor dweight = empty_like(mean), dbias = empty_like(mean);
         if (needs[0]) grads[0] = empty(x2.shape(), x2.options());
-        kernels::cpu::batch_norm_backward({.dtype = dy.dtype(),
-                                           .batch = x2.shape()[0],
-                                           .channels = x2.shape()[1],
-                                           .positions = x2.shape()[2] * x2.shape()[3],
-                                           .batch_statistics = training,
-                                           .dout = dy.data_ptr(),
-                                           .x = x2.data_ptr(),
-                                           .weight = data_or_null(w),
-                                           .mean = mean.data_ptr(),
-                                           .rstd = rstd.data_ptr(),
-                                           .dx = needs[0] ? grads[0].data_ptr() : nullptr,
-                                           .dweight = dweight.data_ptr(),
-                                           .dbias = dbias.data_ptr()});
+        const Tensor scratch = workspace_of(x2, mean.dtype());
+        ERGON_KERNEL(x2.device(), batch_norm_backward,
+                     {.dtype = dy.dtype(),
+                      .batch = x2.shape()[0],
+                      .channels = x2.shape()[1],
+                      .positions = x2.shape()[2] * x2.shape()[3],
+                      .batch_statistics = training,
+                      .dout = dy.data_ptr(),
+                      .x = x2.data_ptr(),
+                      .weight = data_or_null(w),
+                      .mean = mean.data_ptr(),
+                      .rstd = rstd.data_ptr(),
+                      .dx = needs[0] ? grads[0].data_ptr() : nullptr,
+                      .dweight = dweight.data_ptr(),
+                      .dbias = dbias.data_ptr(),
+                      .workspace = scratch.data_ptr()});
         if (needs[1]) grads[1] = dweight.to(weight_dtype);
         if (needs[2]) grads[2] = dbias.to(bias_dtype);
         return grads;

@@ -4,6 +4,7 @@
 
 #include "core/autograd.h"
 #include "kernels/pooling.h"
+#include "ops/dispatch.h"
 #include "ops/reduce.h"
 
 namespace ergon::ops {
@@ -52,29 +53,32 @@ Tensor contiguous_data(const Tensor& x) {
 }  // namespace
 
 Tensor max_pool2d(const Tensor& x_in, const Pool2dOptions& options) {
+  const OpScope scope("max_pool2d", x_in);
   const Pool2dGeometry g = geometry_of("max_pool2d", x_in, options);
   const Tensor x = contiguous_data(x_in), y = empty(output_shape(x, g), x.options()),
-               index = empty(y.shape(), {DType::i32});
-  kernels::cpu::max_pool2d_forward(x.dtype(), g, x.data_ptr(), y.data_ptr(), index.data<std::int32_t>());
+               index = empty(y.shape(), {DType::i32, x.device()});
+  ERGON_KERNEL(x.device(), max_pool2d_forward, x.dtype(), g, x.data_ptr(), y.data_ptr(),
+               index.data<std::int32_t>());
   return autograd::record("max_pool2d", y, {x_in},
                           [index, g, shape = x.shape()](const Tensor& grad_output, const auto&) {
                             const Tensor dy = grad_output.contiguous(), dx = empty(shape, dy.options());
-                            kernels::cpu::max_pool2d_backward(dy.dtype(), g, dy.data_ptr(),
-                                                              index.data<std::int32_t>(), dx.data_ptr());
+                            ERGON_KERNEL(dy.device(), max_pool2d_backward, dy.dtype(), g, dy.data_ptr(),
+                                         index.data<std::int32_t>(), dx.data_ptr());
                             return autograd::Gradients{dx};
                           });
 }
 
 Tensor avg_pool2d(const Tensor& x_in, const Pool2dOptions& options) {
+  const OpScope scope("avg_pool2d", x_in);
   const Pool2dGeometry g = geometry_of("avg_pool2d", x_in, options);
   const Tensor x = contiguous_data(x_in), y = empty(output_shape(x, g), x.options());
-  kernels::cpu::avg_pool2d_forward(x.dtype(), g, x.data_ptr(), y.data_ptr());
-  return autograd::record("avg_pool2d", y, {x_in},
-                          [g, shape = x.shape()](const Tensor& grad_output, const auto&) {
-                            const Tensor dy = grad_output.contiguous(), dx = empty(shape, dy.options());
-                            kernels::cpu::avg_pool2d_backward(dy.dtype(), g, dy.data_ptr(), dx.data_ptr());
-                            return autograd::Gradients{dx};
-                          });
+  ERGON_KERNEL(x.device(), avg_pool2d_forward, x.dtype(), g, x.data_ptr(), y.data_ptr());
+  return autograd::record(
+      "avg_pool2d", y, {x_in}, [g, shape = x.shape()](const Tensor& grad_output, const auto&) {
+        const Tensor dy = grad_output.contiguous(), dx = empty(shape, dy.options());
+        ERGON_KERNEL(dy.device(), avg_pool2d_backward, dy.dtype(), g, dy.data_ptr(), dx.data_ptr());
+        return autograd::Gradients{dx};
+      });
 }
 
 Tensor global_avg_pool2d(const Tensor& x) {

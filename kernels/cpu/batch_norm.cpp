@@ -29,6 +29,14 @@ T at(const void* values, std::int64_t channel, T missing) {
   return values == nullptr ? missing : static_cast<const T*>(values)[channel];
 }
 
+// running += momentum * (batch - running)
+template <class T>
+void move_towards(void* running, std::int64_t channel, double batch, double momentum) {
+  if (running == nullptr) return;
+  T& value = static_cast<T*>(running)[channel];
+  value = static_cast<T>(static_cast<double>(value) + momentum * (batch - static_cast<double>(value)));
+}
+
 template <class T>
 void forward_channel(const BatchNormForward& p, RowReader<T>& xs, RowWriter<T>& ys, std::int64_t c) {
   T &mean = static_cast<T*>(p.mean)[c], &var = static_cast<T*>(p.var)[c];
@@ -43,6 +51,8 @@ void forward_channel(const BatchNormForward& p, RowReader<T>& xs, RowWriter<T>& 
       square_sum += static_cast<double>(squares(xs.row(n * p.channels + c), mean, p.positions));
     }
     var = static_cast<T>(square_sum / count);
+    move_towards<T>(p.running_mean, c, static_cast<double>(mean), p.momentum);
+    move_towards<T>(p.running_var, c, static_cast<double>(var) * (count / (count - 1)), p.momentum);
   }
   const T rstd = T(1) / std::sqrt(var + static_cast<T>(p.eps));
   static_cast<T*>(p.rstd)[c] = rstd;
@@ -113,6 +123,8 @@ void backward(const BatchNormBackward& p) {
 }
 
 }  // namespace
+
+std::int64_t batch_norm_workspace(std::int64_t, std::int64_t, std::int64_t) { return 0; }
 
 void batch_norm_forward(const BatchNormForward& params) {
   params.dtype == DType::f64 ? forward<double>(params) : forward<float>(params);

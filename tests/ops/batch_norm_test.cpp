@@ -61,12 +61,14 @@ void expect_normalised(const Tensor& y, const Tensor& x, const Statistics& stats
 
 TEST(BatchNorm, TrainingNormalisesAndMovesTheRunningStatistics) {
   for (const DType dtype : test::kFloatingDTypes) {
-    for (const Shape& shape : {Shape{4, 3, 5, 7}, Shape{2, 1, 1, 1}, Shape{3, 17, 6, 6}}) {
+    for (const Shape& shape :
+         {Shape{4, 3, 5, 7}, Shape{2, 1, 1, 1}, Shape{3, 17, 6, 6}, Shape{3, 2, 80, 96}}) {
       const std::int64_t channels = shape[1];
       const Tensor x = test::uniform(shape, {.dtype = dtype, .low = -1, .high = 3}),
                    w = test::uniform({channels}, {.seed = 2}), b = test::uniform({channels}, {.seed = 3});
       const DType wide = dtype == DType::f64 ? DType::f64 : DType::f32;
-      Tensor mean = full({channels}, 0.5, {wide}), var = full({channels}, 2, {wide});
+      Tensor mean = full({channels}, 0.5, {wide, test::device()}),
+             var = full({channels}, 2, {wide, test::device()});
       const Tensor y = ops::batch_norm2d(x, w, b, mean, var, true, 0.25, 1e-3);
       const Statistics stats = statistics(x);
       expect_normalised(y, x, stats, w, b, 1e-3);
@@ -86,7 +88,8 @@ TEST(BatchNorm, EvaluationUsesTheRunningStatistics) {
   for (const DType dtype : test::kFloatingDTypes) {
     const Tensor x = test::uniform({2, 3, 4, 5}, {.dtype = dtype}), w = test::uniform({3}, {.seed = 2}),
                  b = test::uniform({3}, {.seed = 3});
-    Tensor mean = from_vector<float>({0.5F, -1, 2}, {3}), var = from_vector<float>({1, 0.25F, 4}, {3});
+    Tensor mean = from_vector<float>({0.5F, -1, 2}, {3}, {.device = test::device()}),
+           var = from_vector<float>({1, 0.25F, 4}, {3}, {.device = test::device()});
     const Tensor y = ops::batch_norm2d(x, w, b, mean, var, false);
     expect_normalised(y, x, {mean.to_vector<double>(), var.to_vector<double>()}, w, b, 1e-5);
     EXPECT_TRUE(test::near(mean, std::vector<double>{0.5, -1, 2}));  // unchanged
@@ -111,8 +114,8 @@ TEST(BatchNorm, Gradients) {
   for (const bool training : {true, false}) {
     EXPECT_TRUE(test::gradients_match(
         [&](std::span<const Tensor> in) {
-          return ops::batch_norm2d(in[0], in[1], in[2], full({2}, 0.25, {DType::f64}),
-                                   full({2}, 2, {DType::f64}), training);
+          return ops::batch_norm2d(in[0], in[1], in[2], full({2}, 0.25, {DType::f64, test::device()}),
+                                   full({2}, 2, {DType::f64, test::device()}), training);
         },
         inputs));
   }
@@ -135,17 +138,18 @@ TEST(BatchNorm, SameBitsForAnyNumberOfThreads) {
 }
 
 TEST(BatchNorm, ErrorsNameShapes) {
-  const Tensor x = zeros({2, 3, 4, 4});
+  const Tensor x = zeros({2, 3, 4, 4}, {.device = test::device()});
   EXPECT_EQ(test::error_of([&] {
-              ops::batch_norm2d(zeros({2, 3}), {}, {}, {}, {}, true);
+              ops::batch_norm2d(zeros({2, 3}, {.device = test::device()}), {}, {}, {}, {}, true);
             }),
             "[batch_norm2d] x (2, 3) f32: expected (N, C, H, W) of floating point");
-  EXPECT_EQ(test::error_of([&] { ops::batch_norm2d(x, ones({4}), {}, {}, {}, true); }),
-            "[batch_norm2d] weight (4,) f32: expected (3,) of floating point for x (2, 3, 4, 4)");
+  EXPECT_EQ(
+      test::error_of([&] { ops::batch_norm2d(x, ones({4}, {.device = test::device()}), {}, {}, {}, true); }),
+      "[batch_norm2d] weight (4,) f32: expected (3,) of floating point for x (2, 3, 4, 4)");
   EXPECT_EQ(test::error_of([&] { ops::batch_norm2d(x, {}, {}, {}, {}, false); }),
             "[batch_norm2d] running_mean and running_var go together, and are needed unless training");
   EXPECT_EQ(test::error_of([&] {
-              ops::batch_norm2d(zeros({1, 3, 1, 1}), {}, {}, {}, {}, true);
+              ops::batch_norm2d(zeros({1, 3, 1, 1}, {.device = test::device()}), {}, {}, {}, {}, true);
             }),
             "[batch_norm2d] x (1, 3, 1, 1): training needs more than one value a channel");
 }

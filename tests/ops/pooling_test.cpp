@@ -97,38 +97,40 @@ TEST(Pooling, Gradients) {
 }
 
 TEST(Pooling, FirstOfEqualsGetsTheGradientAndNanWins) {
-  Tensor x = ones({1, 1, 2, 2});
+  Tensor x = ones({1, 1, 2, 2}, {.device = test::device()});
   x.set_requires_grad(true);
-  ops::max_pool2d(x).backward(ones({1, 1, 1, 1}));
+  ops::max_pool2d(x).backward(ones({1, 1, 1, 1}, {.device = test::device()}));
   EXPECT_TRUE(test::near(x.grad(), std::vector<double>{1, 0, 0, 0}));
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const Tensor y = ops::max_pool2d(from_vector<float>({1, nan, 3, 2}, {1, 1, 2, 2}));
+  const Tensor y =
+      ops::max_pool2d(from_vector<float>({1, nan, 3, 2}, {1, 1, 2, 2}, {.device = test::device()}));
   EXPECT_TRUE(std::isnan(y.item<float>()));
   const float low = -std::numeric_limits<float>::infinity();
-  EXPECT_EQ(ops::max_pool2d(full({1, 1, 2, 2}, low)).item<float>(), low);
+  EXPECT_EQ(ops::max_pool2d(full({1, 1, 2, 2}, low, {.device = test::device()})).item<float>(), low);
 }
 
 TEST(Pooling, GlobalAverage) {
-  const Tensor y = ops::global_avg_pool2d(from_vector<float>({1, 2, 3, 6, 5, 5, 5, 5}, {1, 2, 2, 2}));
+  const Tensor y = ops::global_avg_pool2d(
+      from_vector<float>({1, 2, 3, 6, 5, 5, 5, 5}, {1, 2, 2, 2}, {.device = test::device()}));
   EXPECT_EQ(y.shape(), (Shape{1, 2}));
   EXPECT_TRUE(test::near(y, std::vector<double>{3, 5}));
 }
 
 TEST(Pooling, ErrorsNameShapesAndOptions) {
   EXPECT_EQ(test::error_of([] {
-              ops::max_pool2d(zeros({3, 4, 4}));
+              ops::max_pool2d(zeros({3, 4, 4}, {.device = test::device()}));
             }),
             "[max_pool2d] x (3, 4, 4) f32: expected (N, C, H, W) of floating point");
   EXPECT_EQ(test::error_of([] {
-              ops::avg_pool2d(zeros({1, 1, 4, 1}));
+              ops::avg_pool2d(zeros({1, 1, 4, 1}, {.device = test::device()}));
             }),
             "[avg_pool2d] x (1, 1, 4, 1) with padding 0: smaller than the kernel, 2");
   EXPECT_EQ(test::error_of([] {
-              ops::max_pool2d(zeros({1, 1, 4, 4}), {.padding = {2, 0}});
+              ops::max_pool2d(zeros({1, 1, 4, 4}, {.device = test::device()}), {.padding = {2, 0}});
             }),
             "[max_pool2d] padding 2: expected at least 0 and at most half the kernel's 2");
   EXPECT_EQ(test::error_of([] {
-              ops::global_avg_pool2d(zeros({1, 4}));
+              ops::global_avg_pool2d(zeros({1, 4}, {.device = test::device()}));
             }),
             "[global_avg_pool2d] x (1, 4) f32: expected (N, C, H, W) of floating point");
 }
