@@ -40,8 +40,9 @@ struct NormForwardParams {
 // dout, dsum, s, dx  (rows, cols)  dsum: the gradient of s from its other uses; absent: none. dx absent: not
 //                                  wanted. dx may be the same memory as dout or dsum.
 // dweight, dbias     (cols)        absent: not wanted
-// workspace          norm_backward_workspace(rows, cols) elements of mean's dtype; may be null when neither
-//                    dweight nor dbias is wanted
+// workspace          norm_backward_workspace(rows, cols, kNormBackwardChunks of the device) elements of
+// mean's
+//                    dtype; may be null when neither dweight nor dbias is wanted
 //
 // dweight and dbias are summed over chunks of rows that depend on `rows` alone, then over the chunks in
 // order: the same bits for any number of threads. Bytes: rows * cols * (dout + s + dx), and dsum.
@@ -55,17 +56,19 @@ struct NormBackwardParams {
   void* workspace = nullptr;
 };
 
-// Rows whose share of dweight and dbias is summed by one thread: at most 32 chunks, for threads to share, of
-// at least 16 rows, for the sum over chunks to be small beside the work itself.
-constexpr std::int64_t norm_backward_chunk_rows(std::int64_t rows) {
-  return std::max<std::int64_t>(16, (rows + 31) / 32);
+// Rows whose share of dweight and dbias is summed by one thread of the CPU, or one block: at most `most`
+// chunks, to be shared out, of at least 16 rows, for the sum over chunks to be small beside the work itself.
+constexpr std::int64_t norm_backward_chunk_rows(std::int64_t rows, std::int64_t most) {
+  return std::max<std::int64_t>(16, (rows + most - 1) / most);
 }
-constexpr std::int64_t norm_backward_workspace(std::int64_t rows, std::int64_t cols) {
-  const std::int64_t chunk = norm_backward_chunk_rows(rows);
+constexpr std::int64_t norm_backward_workspace(std::int64_t rows, std::int64_t cols, std::int64_t most) {
+  const std::int64_t chunk = norm_backward_chunk_rows(rows, most);
   return (rows + chunk - 1) / chunk * 2 * cols;
 }
 
 namespace cpu {
+
+inline constexpr std::int64_t kNormBackwardChunks = 32;
 
 void layer_norm_forward(const NormForwardParams& params);
 void layer_norm_backward(const NormBackwardParams& params);
@@ -73,4 +76,21 @@ void rms_norm_forward(const NormForwardParams& params);
 void rms_norm_backward(const NormBackwardParams& params);
 
 }  // namespace cpu
+
+// On the device x, residual, sum and y, and dout, dsum, s and dx, have one dtype. The vector path needs rows
+// of whole 16-byte vectors, and pointers and row strides of multiples of 16 bytes. A row of up to 8,192
+// elements (4,096 of f64, 2,048 where rows are not in vectors) is read once; what a longer one has beyond
+// them is read again. Bytes: besides the CPU's, weight and bias once for each row that the grid works on at a
+// time; backward: the workspace written and read, and weight once for each row that a block works on at a
+// time.
+namespace cuda {
+
+inline constexpr std::int64_t kNormBackwardChunks = 256;
+
+void layer_norm_forward(const NormForwardParams& params);
+void layer_norm_backward(const NormBackwardParams& params);
+void rms_norm_forward(const NormForwardParams& params);
+void rms_norm_backward(const NormBackwardParams& params);
+
+}  // namespace cuda
 }  // namespace ergon::kernels

@@ -34,16 +34,17 @@ Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Te
 
 namespace detail {
 
-// Targets as the kernels take them, checked.
+// Targets as the kernels take them, checked; on CUDA the kernels check them.
 struct Targets {
-  Tensor tensor;             // contiguous
-  std::int64_t counted = 0;  // not ignored
+  Tensor tensor;  // contiguous
+  Tensor
+      weight;  // 1 / (number of those not ignored), a scalar of the loss's dtype; undefined unless for a mean
 };
 Targets check_targets(const char* op, const Tensor& targets, const Shape& shape, std::int64_t classes,
-                      const CrossEntropyOptions& options);
+                      DType loss_dtype, const CrossEntropyOptions& options);
 
-// The reduction of loss (rows): in order, in f64. A scalar of loss's dtype.
-Tensor reduce_losses(const Tensor& loss, std::int64_t counted, Reduction reduction);
+// The sum of loss (rows), times weight if that is defined: a scalar of loss's dtype.
+Tensor total_of(const Tensor& loss, const Tensor& weight);
 
 }  // namespace detail
 }  // namespace ergon::ops

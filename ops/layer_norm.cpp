@@ -3,10 +3,8 @@
 namespace ergon::ops {
 namespace {
 
-constexpr NormOp kLayerNorm{"layer_norm", kernels::cpu::layer_norm_forward, kernels::cpu::layer_norm_backward,
-                            true};
-constexpr NormOp kAddLayerNorm{"add_layer_norm", kernels::cpu::layer_norm_forward,
-                               kernels::cpu::layer_norm_backward, true};
+constexpr NormOp kLayerNorm{"layer_norm", true};
+constexpr NormOp kAddLayerNorm{"add_layer_norm", true};
 
 }  // namespace
 

@@ -7,6 +7,7 @@
 #include "kernels/gemm.h"
 #include "ops/arithmetic.h"
 #include "ops/cross_entropy.h"
+#include "ops/dispatch.h"
 #include "ops/row_view.h"
 
 namespace ergon::ops {
@@ -78,11 +79,11 @@ Tensor run(const RowView& hidden, const Tensor& weight, const detail::Targets& t
                                        .smoothing = options.label_smoothing,
                                        .lse = lse.data_ptr(),
                                        .loss = at(loss, begin)};
-    kernels::cpu::cross_entropy_forward(params);
+    ERGON_KERNEL(weight.device(), cross_entropy_forward, params);
     if (!grads.hidden.defined() && !grads.weight.defined()) continue;
-    params.scale = options.reduction == Reduction::mean ? 1 / static_cast<double>(targets.counted) : 1;
+    params.weight = targets.weight.defined() ? targets.weight.data_ptr() : nullptr;
     params.dlogits = params.logits;
-    kernels::cpu::cross_entropy_backward(params);
+    ERGON_KERNEL(weight.device(), cross_entropy_backward, params);
     const GemmOperand<const void*> dz{z.data, z.dtype, classes, 1};
     if (grads.hidden.defined()) {
       const GemmOperand<void*> dh{at(grads.hidden, begin * features), compute.dtype, features, 1};
@@ -99,7 +100,7 @@ Tensor run(const RowView& hidden, const Tensor& weight, const detail::Targets& t
                           .beta = begin == 0 ? 0.0 : 1.0});
     }
   }
-  return detail::reduce_losses(loss, targets.counted, options.reduction);
+  return detail::total_of(loss, targets.weight);
 }
 
 // Nobody else sees the tensor or its storage.
@@ -107,13 +108,26 @@ bool is_sole_owner(const Tensor& tensor) {
   return tensor.impl().use_count() == 1 && tensor.impl()->storage.use_count() == 1;
 }
 
-// Hands out the gradients computed by the forward, scaled.
+// Hands out the gradients computed by the forward, scaled. On the CPU in place where nobody else sees them;
+// the device's grad_output is not waited for.
 struct Backward {
   Computed grads;
   DType dtype;         // of hidden and weight
   double applied = 1;  // the grad_output that `grads` are for
 
   autograd::Gradients operator()(const Tensor& grad_output, const autograd::NeedsGrad&) {
+    return grad_output.device().is_cpu() ? on_cpu(grad_output) : on_device(grad_output);
+  }
+
+ private:
+  autograd::Gradients on_device(const Tensor& grad_output) const {
+    const auto scaled = [&](const Tensor& gradient) {
+      return gradient.defined() ? mul(gradient, grad_output).to(dtype) : gradient;
+    };
+    return {scaled(grads.hidden), scaled(grads.weight)};
+  }
+
+  autograd::Gradients on_cpu(const Tensor& grad_output) {
     const double wanted = grad_output.item<double>();
     const double factor = wanted / applied;
     const bool reversible = std::isfinite(wanted) && wanted != 0;  // else keep the gradients for another call
@@ -138,14 +152,15 @@ struct Backward {
 
 Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                             const CrossEntropyOptions& options) {
+  OpScope scope("linear_cross_entropy", hidden, weight, targets);
   check(hidden, weight, options);
   Shape shape = hidden.shape();
   shape.erase(shape.size() - 1);
-  const detail::Targets checked =
-      detail::check_targets("linear_cross_entropy", targets, shape, weight.size(0), options);
-  const bool recording = grad_enabled();
   const DType dtype = hidden.dtype();
   const TensorOptions compute{dtype == DType::f64 ? DType::f64 : DType::f32, hidden.device()};
+  const detail::Targets checked =
+      detail::check_targets("linear_cross_entropy", targets, shape, weight.size(0), compute.dtype, options);
+  const bool recording = grad_enabled();
   Computed grads;
   if (recording && hidden.requires_grad()) grads.hidden = empty(hidden.shape(), compute);
   if (recording && weight.requires_grad()) grads.weight = empty(weight.shape(), compute);

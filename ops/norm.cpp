@@ -3,6 +3,8 @@
 #include <array>
 
 #include "core/autograd.h"
+#include "kernels/norm.h"
+#include "ops/dispatch.h"
 #include "ops/row_view.h"
 
 namespace ergon::ops {
@@ -27,6 +29,28 @@ void check(const NormOp& op, const Tensor& x, const Tensor& residual, const Tens
   ERGON_CHECK(residual.shape() == x.shape() && residual.dtype() == x.dtype(),
               "[{}] x {} {} and residual {} {}: shapes and dtypes must be equal", op.name, x.shape(),
               name_of(x.dtype()), residual.shape(), name_of(residual.dtype()));
+}
+
+void run_forward(const NormOp& op, Device device, const kernels::NormForwardParams& params) {
+  if (op.centered) {
+    ERGON_KERNEL(device, layer_norm_forward, params);
+  } else {
+    ERGON_KERNEL(device, rms_norm_forward, params);
+  }
+}
+
+void run_backward(const NormOp& op, Device device, const kernels::NormBackwardParams& params) {
+  if (op.centered) {
+    ERGON_KERNEL(device, layer_norm_backward, params);
+  } else {
+    ERGON_KERNEL(device, rms_norm_backward, params);
+  }
+}
+
+std::int64_t workspace_size(const Tensor& x, std::int64_t rows, std::int64_t cols) {
+  const std::int64_t chunks =
+      x.device().is_cpu() ? kernels::cpu::kNormBackwardChunks : kernels::cuda::kNormBackwardChunks;
+  return kernels::norm_backward_workspace(rows, cols, chunks);
 }
 
 // The kernel's gradients; dsum undefined: none.
@@ -54,20 +78,21 @@ Gradients backward(const Saved& saved, const Tensor& dout, const Tensor& dsum, b
   if (want_dbias) grads.dbias = empty({rows.cols}, {saved.bias_dtype, options.device});
   Tensor workspace;
   if (want_dweight || want_dbias) {
-    workspace = empty({kernels::norm_backward_workspace(rows.rows, rows.cols)}, rstd.options());
+    workspace = empty({workspace_size(s, rows.rows, rows.cols)}, rstd.options());
   }
-  saved.op->backward({.rows = rows.rows,
-                      .cols = rows.cols,
-                      .dout = douts.matrix(),
-                      .dsum = dsum.defined() ? dsums.matrix() : kernels::RowMatrix{},
-                      .s = rows.matrix(),
-                      .weight = row_operand(weight),
-                      .mean = mean.defined() ? mean.data_ptr() : nullptr,
-                      .rstd = rstd.data_ptr(),
-                      .dx = row_operand(grads.dx),
-                      .dweight = row_operand(grads.dweight),
-                      .dbias = row_operand(grads.dbias),
-                      .workspace = workspace.defined() ? workspace.data_ptr() : nullptr});
+  run_backward(*saved.op, s.device(),
+               {.rows = rows.rows,
+                .cols = rows.cols,
+                .dout = douts.matrix(),
+                .dsum = dsum.defined() ? dsums.matrix() : kernels::RowMatrix{},
+                .s = rows.matrix(),
+                .weight = row_operand(weight),
+                .mean = mean.defined() ? mean.data_ptr() : nullptr,
+                .rstd = rstd.data_ptr(),
+                .dx = row_operand(grads.dx),
+                .dweight = row_operand(grads.dweight),
+                .dbias = row_operand(grads.dbias),
+                .workspace = workspace.defined() ? workspace.data_ptr() : nullptr});
   return grads;
 }
 
@@ -75,6 +100,7 @@ Gradients backward(const Saved& saved, const Tensor& dout, const Tensor& dsum, b
 
 AddNormResult normalize(const NormOp& op, const Tensor& x, const Tensor& residual, const Tensor& weight,
                         const Tensor& bias, double eps) {
+  OpScope scope(op.name, x, residual, weight, bias);
   check(op, x, residual, weight, bias, eps);
   const bool add = residual.defined();
   const std::array<Tensor, 4> inputs{x, weight, bias, residual};
@@ -94,17 +120,18 @@ AddNormResult normalize(const NormOp& op, const Tensor& x, const Tensor& residua
     rstd = empty({xs.rows}, options);
     if (op.centered) mean = empty({xs.rows}, options);
   }
-  op.forward({.rows = xs.rows,
-              .cols = xs.cols,
-              .eps = eps,
-              .x = xs.matrix(),
-              .residual = add ? residuals.matrix() : kernels::RowMatrix{},
-              .weight = weight.defined() ? weights.matrix() : kernels::RowMatrix{},
-              .bias = bias.defined() ? biases.matrix() : kernels::RowMatrix{},
-              .sum = row_operand(sum),
-              .y = row_operand(y),
-              .mean = mean.defined() ? mean.data_ptr() : nullptr,
-              .rstd = rstd.defined() ? rstd.data_ptr() : nullptr});
+  run_forward(op, x.device(),
+              {.rows = xs.rows,
+               .cols = xs.cols,
+               .eps = eps,
+               .x = xs.matrix(),
+               .residual = add ? residuals.matrix() : kernels::RowMatrix{},
+               .weight = weight.defined() ? weights.matrix() : kernels::RowMatrix{},
+               .bias = bias.defined() ? biases.matrix() : kernels::RowMatrix{},
+               .sum = row_operand(sum),
+               .y = row_operand(y),
+               .mean = mean.defined() ? mean.data_ptr() : nullptr,
+               .rstd = rstd.defined() ? rstd.data_ptr() : nullptr});
   if (!recording) return {y, sum};
 
   using autograd::save;

@@ -4,7 +4,6 @@
 // AddNormResult.
 
 #include "core/tensor.h"
-#include "kernels/norm.h"
 
 namespace ergon::ops {
 
@@ -16,9 +15,7 @@ struct AddNormResult {
 
 struct NormOp {
   const char* name;
-  void (*forward)(const kernels::NormForwardParams&);
-  void (*backward)(const kernels::NormBackwardParams&);
-  bool centered;  // has a mean to save
+  bool centered;  // layer_norm: has a mean to save; else rms_norm
 };
 
 // `residual`, `weight` and `bias` may be undefined; without a residual `sum` is.

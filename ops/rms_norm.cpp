@@ -3,9 +3,8 @@
 namespace ergon::ops {
 namespace {
 
-constexpr NormOp kRmsNorm{"rms_norm", kernels::cpu::rms_norm_forward, kernels::cpu::rms_norm_backward, false};
-constexpr NormOp kAddRmsNorm{"add_rms_norm", kernels::cpu::rms_norm_forward, kernels::cpu::rms_norm_backward,
-                             false};
+constexpr NormOp kRmsNorm{"rms_norm", false};
+constexpr NormOp kAddRmsNorm{"add_rms_norm", false};
 
 }  // namespace
 

@@ -13,7 +13,8 @@ namespace {
 
 constexpr std::int64_t kGrain = 4096;  // elements; an exp costs more than a copy
 
-std::int64_t target_of(const CrossEntropyParams& p, std::int64_t r) {
+template <class Params>
+std::int64_t target_of(const Params& p, std::int64_t r) {
   return p.target_dtype == DType::i32 ? static_cast<const std::int32_t*>(p.targets)[r]
                                       : static_cast<const std::int64_t*>(p.targets)[r];
 }
@@ -91,7 +92,7 @@ template <class T>
 void backward_row(const CrossEntropyParams& p, std::int64_t r) {
   const std::int64_t target = target_of(p, r);
   const T dloss = p.dloss == nullptr ? T(1) : static_cast<const T*>(p.dloss)[r * p.dloss_stride];
-  const T scale = static_cast<T>(p.scale) * dloss;
+  const T scale = (p.weight == nullptr ? T(1) : *static_cast<const T*>(p.weight)) * dloss;
   const T lse = static_cast<const T*>(p.lse)[r];
   const T spread = static_cast<T>(p.smoothing / static_cast<double>(p.cols));
   const T hit = static_cast<T>(1 - p.smoothing);
@@ -127,6 +128,25 @@ void cross_entropy_backward(const CrossEntropyParams& p) {
     for (std::int64_t r = begin; r < end; ++r) {
       p.logits.dtype == DType::f64 ? backward_row<double>(p, r) : backward_row<float>(p, r);
     }
+  });
+}
+
+void target_weight(const TargetWeightParams& p) {
+  std::int64_t counted = 0;
+  for (std::int64_t r = 0; r < p.rows; ++r) counted += target_of(p, r) != p.ignore_index;
+  dispatch_floating(p.dtype, "target_weight", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    *static_cast<T*>(p.weight) = static_cast<T>(1 / static_cast<double>(counted));
+  });
+}
+
+void total_loss(const TotalLossParams& p) {
+  dispatch_floating(p.dtype, "total_loss", [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    double sum = 0;
+    for (std::int64_t r = 0; r < p.rows; ++r) sum += static_cast<double>(static_cast<const T*>(p.loss)[r]);
+    if (p.weight != nullptr) sum *= static_cast<double>(*static_cast<const T*>(p.weight));
+    *static_cast<T*>(p.total) = static_cast<T>(sum);
   });
 }
 

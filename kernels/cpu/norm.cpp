@@ -137,7 +137,7 @@ void sum_chunks(const NormBackwardParams& p, std::int64_t chunks) {
 
 template <class T, bool kCentered>
 void backward(const NormBackwardParams& p) {
-  const std::int64_t chunk_rows = norm_backward_chunk_rows(p.rows);
+  const std::int64_t chunk_rows = norm_backward_chunk_rows(p.rows, kNormBackwardChunks);
   const std::int64_t chunks = (p.rows + chunk_rows - 1) / chunk_rows;
   T* partials = static_cast<T*>(p.workspace);
   const std::int64_t grain = row_grain(p.cols * chunk_rows);

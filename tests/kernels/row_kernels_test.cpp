@@ -32,12 +32,13 @@ TEST(RowKernels, CrossEntropyGradientOverTheLogits) {
     const Tensor logits = uniform({7, 1100}, {.dtype = dtype}), other = apart(7, 1100, dtype);
     const std::vector<std::int64_t> targets{0, 1, 1099, -100, 5, 1024, 1023};
     const Tensor lse = poisoned({7}, dtype == DType::f64 ? DType::f64 : DType::f32);
+    const Tensor weight = full({}, 0.5, lse.options());
     CrossEntropyParams params{.rows = 7,
                               .cols = 1100,
                               .logits = matrix(logits),
                               .targets = targets.data(),
                               .lse = lse.data_ptr(),
-                              .scale = 0.5,
+                              .weight = weight.data_ptr(),
                               .dlogits = matrix(other)};
     cpu::cross_entropy_forward(params);
     cpu::cross_entropy_backward(params);

@@ -7,6 +7,7 @@
 
 #include "core/allocator.h"
 #include "core/autograd.h"
+#include "core/stream.h"
 #include "tests/support/reference.h"
 #include "tests/support/threads.h"
 
@@ -17,6 +18,7 @@ using namespace ergon::test;
 using Inputs = std::span<const Tensor>;
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
+const TensorOptions kThere{.device = device()};
 
 struct Reference {
   std::vector<double> loss, loss_tolerance;  // one a row
@@ -69,7 +71,7 @@ std::vector<std::int64_t> some_targets(std::int64_t rows, std::int64_t classes, 
 }
 
 Tensor classes_of(const std::vector<std::int64_t>& values, const Shape& shape) {
-  return from_vector(values, shape, {DType::i64});
+  return from_vector(values, shape, {DType::i64, device()});
 }
 
 struct Case {
@@ -92,7 +94,7 @@ TEST(CrossEntropy, MatchesFp64InEveryDtypeLayoutAndReduction) {
         for (Reduction reduction : {Reduction::mean, Reduction::sum, Reduction::none}) {
           const CrossEntropyOptions options{.label_smoothing = smoothing, .reduction = reduction};
           std::vector<double> weights(targets.size(), reduction == Reduction::mean ? 2 / counted : 2);
-          Tensor grad_output = full({}, 2, {loss_dtype});
+          Tensor grad_output = full({}, 2, {loss_dtype, device()});
           if (reduction == Reduction::none) {
             grad_output = uniform({c.rows}, {.dtype = loss_dtype});
             weights = grad_output.to_vector<double>();
@@ -116,7 +118,7 @@ TEST(CrossEntropy, MatchesFp64InEveryDtypeLayoutAndReduction) {
                                      c.classes, smoothing, static_cast<int>(reduction), name_of(layout)));
             Tensor in = in_layout(x, layout).set_requires_grad(true);
             const DType index = layout == Layout::strided ? DType::i32 : DType::i64;
-            const Tensor target = in_layout(from_vector(targets, {c.rows}, {index}), layout);
+            const Tensor target = in_layout(from_vector(targets, {c.rows}, {index, device()}), layout);
             const Tensor loss = cross_entropy(in, target, options);
             EXPECT_EQ(loss.dtype(), loss_dtype);
             EXPECT_TRUE(near_each(loss, expected.loss, expected.loss_tolerance));
@@ -146,14 +148,14 @@ TEST(CrossEntropy, MaskedAndExtremeLogits) {
   // A whole first block of -inf, then one class; a huge logit; NaN.
   std::vector<float> masked(2000, -inf);
   masked[1500] = 3;
-  Tensor x = from_vector(masked, {1, 2000}).set_requires_grad(true);
+  Tensor x = from_vector(masked, {1, 2000}, kThere).set_requires_grad(true);
   Tensor loss = cross_entropy(x, classes_of({1500}, {1}));
   EXPECT_EQ(loss.item<float>(), 0);
   loss.backward();
   EXPECT_TRUE(near(x.grad(), std::vector<double>(2000, 0)));
   const auto of = [](std::vector<float> row, std::int64_t target) {
     const auto size = static_cast<std::int64_t>(row.size());
-    return cross_entropy(from_vector(row, {1, size}), classes_of({target}, {1})).item<float>();
+    return cross_entropy(from_vector(row, {1, size}, kThere), classes_of({target}, {1})).item<float>();
   };
   EXPECT_EQ(of({1e30f, -1e30f}, 0), 0);
   EXPECT_EQ(of({1e30f, -1e30f}, 1), 2e30f);
@@ -165,15 +167,15 @@ TEST(CrossEntropy, MaskedAndExtremeLogits) {
 
 TEST(CrossEntropy, IgnoredAndNoRows) {
   Tensor x = uniform({3, 4}).set_requires_grad(true);
-  const Tensor none = full({3}, -100, {DType::i64});
+  const Tensor none = full({3}, -100, {DType::i64, device()});
   EXPECT_TRUE(std::isnan(cross_entropy(x, none).item<float>()));
-  EXPECT_TRUE(std::isnan(cross_entropy(zeros({0, 4}), zeros({0}, {DType::i64})).item<float>()));
+  EXPECT_TRUE(std::isnan(cross_entropy(zeros({0, 4}, kThere), classes_of({}, {0})).item<float>()));
   const Tensor sum = cross_entropy(x, none, {.reduction = Reduction::sum});
   EXPECT_EQ(sum.item<float>(), 0);
   sum.backward();
   EXPECT_TRUE(near(x.grad(), std::vector<double>(12, 0)));
   // NaN in an ignored row stays out.
-  x = full({2, 4}, NAN).set_requires_grad(true);
+  x = full({2, 4}, NAN, kThere).set_requires_grad(true);
   NoGradGuard no_grad;
   x.select(0, 0).fill_(1);
   EXPECT_FLOAT_EQ(cross_entropy(x, classes_of({2, -100}, {2})).item<float>(), std::log(4.0f));
@@ -196,18 +198,26 @@ TEST(CrossEntropy, ResultsAreTheSameBitsForAnyNumberOfThreads) {
 }
 
 TEST(CrossEntropy, ErrorsNameRowValueAndClasses) {
-  const Tensor x = zeros({2, 3, 5});
+  const Tensor x = zeros({2, 3, 5}, kThere);
   const auto error = [&](const Tensor& targets, const CrossEntropyOptions& options = {}) {
-    return error_of([&] { cross_entropy(x, targets, options); });
+    return error_of([&] {
+      cross_entropy(x, targets, options);
+      synchronize(device());
+    });
   };
-  EXPECT_EQ(error(classes_of({0, 1, 2, 3, 5, 9}, {2, 3})),
-            "[cross_entropy] target 5 at position 4 of 6: expected 0 to 4 (5 classes) or ignore_index -100");
-  EXPECT_EQ(error(full({2, 3}, -1, {DType::i32})),
-            "[cross_entropy] target -1 at position 0 of 6: expected 0 to 4 (5 classes) or ignore_index -100");
-  EXPECT_EQ(error(zeros({6}, {DType::i64})),
+  const bool cpu = device().is_cpu();
+  EXPECT_EQ(
+      error(classes_of({0, 1, 2, 3, 5, 9}, {2, 3})),
+      cpu ? "[cross_entropy] target 5 at position 4 of 6: expected 0 to 4 (5 classes) or ignore_index -100"
+          : "[cross_entropy] target 5 at position 4: expected one in [0, 5)");
+  EXPECT_EQ(
+      error(full({2, 3}, -1, {DType::i32, device()})),
+      cpu ? "[cross_entropy] target -1 at position 0 of 6: expected 0 to 4 (5 classes) or ignore_index -100"
+          : "[cross_entropy] target -1 at position 0: expected one in [0, 5)");
+  EXPECT_EQ(error(classes_of({0, 0, 0, 0, 0, 0}, {6})),
             "[cross_entropy] targets (6,): expected (2, 3), one for each position");
-  EXPECT_EQ(error(zeros({2, 3})), "[cross_entropy] targets are f32: expected i32 or i64");
-  EXPECT_EQ(error(zeros({2, 3}, {DType::i64}), {.label_smoothing = 1}),
+  EXPECT_EQ(error(zeros({2, 3}, kThere)), "[cross_entropy] targets are f32: expected i32 or i64");
+  EXPECT_EQ(error(zeros({2, 3}, {DType::i64, device()}), {.label_smoothing = 1}),
             "[cross_entropy] label_smoothing 1: expected a number in [0, 1)");
 }
 

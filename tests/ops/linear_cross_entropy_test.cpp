@@ -4,6 +4,7 @@
 
 #include "core/allocator.h"
 #include "core/autograd.h"
+#include "core/stream.h"
 #include "ops/arithmetic.h"
 #include "ops/cross_entropy.h"
 #include "tests/support/reference.h"
@@ -14,11 +15,13 @@ namespace {
 using namespace ergon::test;
 using Inputs = std::span<const Tensor>;
 
+const TensorOptions kThere{.device = device()};
+
 Tensor targets_for(const Shape& shape, std::int64_t classes) {
   std::vector<std::int64_t> values(static_cast<std::size_t>(numel(shape)));
   for (std::size_t i = 0; i < values.size(); ++i)
     values[i] = i % 4 == 1 ? -100 : static_cast<std::int64_t>(i * 31) % classes;
-  return from_vector(values, shape, {DType::i64});
+  return from_vector(values, shape, {DType::i64, device()});
 }
 
 // hidden weight^T as naive loops in f64.
@@ -33,7 +36,7 @@ Tensor logits_of(const Tensor& hidden, const Tensor& weight) {
   }
   Shape shape = hidden.shape();
   shape.back() = weight.size(0);
-  return from_vector(z, shape, {DType::f64});
+  return from_vector(z, shape, {DType::f64, device()});
 }
 
 // Gradients of hidden and weight from that of the logits, in f64.
@@ -117,10 +120,10 @@ TEST(LinearCrossEntropy, ManyChunksAgreeWithWholeLogits) {
   const Tensor hidden = uniform({kRows, kFeatures}), weight = uniform({kClasses, kFeatures}, {.seed = 2});
   const Tensor targets = targets_for({kRows}, kClasses);
   Tensor h = hidden.clone().set_requires_grad(true), w = weight.clone().set_requires_grad(true);
-  const std::int64_t before = memory_stats(Device::cpu()).current;
-  reset_peak_memory(Device::cpu());
+  const std::int64_t before = memory_stats(device()).current;
+  reset_peak_memory(device());
   const Tensor loss = linear_cross_entropy(h, w, targets);
-  const std::int64_t peak = memory_stats(Device::cpu()).peak - before;
+  const std::int64_t peak = memory_stats(device()).peak - before;
   EXPECT_LT(peak, kRows * kClasses * 4 * 6 / 10);
   loss.backward();
 
@@ -143,10 +146,10 @@ TEST(LinearCrossEntropy, RepeatedBackwardsAddUp) {
   const Tensor loss = linear_cross_entropy(h, w, targets);
   loss.backward({}, true);
   const Tensor once = w.grad().clone();
-  loss.backward(full({}, 0), true);
+  loss.backward(full({}, 0, kThere), true);
   EXPECT_TRUE(equal_bits(w.grad(), once));
-  loss.backward(full({}, 2), true);  // three times in all
-  loss.backward(full({}, 1));
+  loss.backward(full({}, 2, kThere), true);  // three times in all
+  loss.backward(full({}, 1, kThere));
   EXPECT_TRUE(near(w.grad(), (once * 4.0).to_vector<double>(), {.rtol = 8 * 0x1p-24}));
 }
 
@@ -156,46 +159,50 @@ TEST(LinearCrossEntropy, GradientsHandedOutStayAsTheyAre) {
   const std::vector<Tensor> loss{linear_cross_entropy(inputs[0], inputs[1], targets_for({6}, 4))};
   const std::vector<Tensor> first = autograd::grad(loss, inputs, {}, true);
   const Tensor hidden = first[0].clone(), weight = first[1].clone();
-  autograd::grad(loss, inputs, std::vector{full({}, 3)}, true);
+  autograd::grad(loss, inputs, std::vector{full({}, 3, kThere)}, true);
   EXPECT_TRUE(equal_bits(first[0], hidden) && equal_bits(first[1], weight));
 }
 
 // fp16 gradients that would vanish before loss scaling are kept in fp32 until they are scaled.
 TEST(LinearCrossEntropy, LossScalingReachesTinyGradients) {
-  Tensor h = full({4096, 2}, 0x1p-14, {DType::f16}).set_requires_grad(true);
-  const Tensor w = from_vector(std::vector<float>{0, 0, 0, 0x1p-12f}, {2, 2}, {DType::f16});
-  const Tensor loss = linear_cross_entropy(h, w, zeros({4096}, {DType::i64}));
-  loss.backward(full({}, 65536));
+  Tensor h = full({4096, 2}, 0x1p-14, {DType::f16, device()}).set_requires_grad(true);
+  const Tensor w = from_vector(std::vector<float>{0, 0, 0, 0x1p-12f}, {2, 2}, {DType::f16, device()});
+  const Tensor loss = linear_cross_entropy(h, w, zeros({4096}, {DType::i64, device()}));
+  loss.backward(full({}, 65536, kThere));
   const double expected = 65536.0 / 4096 * 0.5 * 0x1p-12;
   EXPECT_TRUE(near(h.grad().select(1, 1), std::vector<double>(4096, expected), {.rtol = 0x1p-10}));
 }
 
 TEST(LinearCrossEntropy, NoRowsAndNoGradients) {
   Tensor w = uniform({4, 5}).set_requires_grad(true);
-  const Tensor loss =
-      linear_cross_entropy(zeros({0, 5}), w, zeros({0}, {DType::i64}), {.reduction = Reduction::sum});
+  const Tensor loss = linear_cross_entropy(zeros({0, 5}, kThere), w, zeros({0}, {DType::i64, device()}),
+                                           {.reduction = Reduction::sum});
   EXPECT_EQ(loss.item<float>(), 0);
   loss.backward();
   EXPECT_TRUE(near(w.grad(), std::vector<double>(20, 0)));
   NoGradGuard no_grad;
-  EXPECT_FALSE(linear_cross_entropy(zeros({3, 5}), w, zeros({3}, {DType::i64})).requires_grad());
+  EXPECT_FALSE(
+      linear_cross_entropy(zeros({3, 5}, kThere), w, zeros({3}, {DType::i64, device()})).requires_grad());
 }
 
 TEST(LinearCrossEntropy, ErrorsNameShapes) {
-  const Tensor h = zeros({2, 3, 8}), w = zeros({5, 8}), t = zeros({2, 3}, {DType::i64});
+  const Tensor h = zeros({2, 3, 8}, kThere), w = zeros({5, 8}, kThere),
+               t = zeros({2, 3}, {DType::i64, device()});
   EXPECT_EQ(error_of([&] {
-              linear_cross_entropy(h, zeros({5, 9}), t);
+              linear_cross_entropy(h, zeros({5, 9}, kThere), t);
             }),
             "[linear_cross_entropy] hidden (2, 3, 8) and weight (5, 9): expected a weight (classes, 8)");
   EXPECT_EQ(error_of([&] { linear_cross_entropy(h, w.to(DType::bf16), t); }),
             "[linear_cross_entropy] hidden is f32, weight is bf16: expected the same dtype");
   EXPECT_EQ(error_of([&] { linear_cross_entropy(h, w, t, {.reduction = Reduction::none}); }),
             "[linear_cross_entropy] reduction none: expected mean or sum; use linear and cross_entropy");
-  EXPECT_EQ(
-      error_of([&] {
-        linear_cross_entropy(h, w, full({2, 3}, 5, {DType::i64}));
-      }),
-      "[linear_cross_entropy] target 5 at position 0 of 6: expected 0 to 4 (5 classes) or ignore_index -100");
+  EXPECT_EQ(error_of([&] {
+              linear_cross_entropy(h, w, full({2, 3}, 5, {DType::i64, device()}));
+              synchronize(device());
+            }),
+            device().is_cpu() ? "[linear_cross_entropy] target 5 at position 0 of 6: expected 0 to 4 (5 "
+                                "classes) or ignore_index -100"
+                              : "[cross_entropy] target 5 at position 0: expected one in [0, 5)");
 }
 
 }  // namespace

@@ -189,8 +189,8 @@ TEST(Norm, HalfPrecisionTakesFp32Weights) {
 TEST(Norm, ResultsAreTheSameBitsForAnyNumberOfThreads) {
   const Tensor x = uniform({1000, 96}), dout = uniform({1000, 96}, {.seed = 2});
   const auto run = [&] {
-    Tensor in = x.clone().set_requires_grad(true), w = ones({96}).set_requires_grad(true);
-    Tensor b = zeros({96}).set_requires_grad(true);
+    Tensor in = x.clone().set_requires_grad(true), w = ones({96}, x.options()).set_requires_grad(true);
+    Tensor b = zeros({96}, x.options()).set_requires_grad(true);
     const Tensor y = layer_norm(in, w, b);
     y.backward(dout);
     return std::vector{y.detach(), in.grad(), w.grad(), b.grad()};
@@ -205,7 +205,7 @@ TEST(Norm, ResultsAreTheSameBitsForAnyNumberOfThreads) {
 
 TEST(Norm, LargeOffsetsKeepTheVariance) {
   // Mean 4096, variance 1: the difference of E[x^2] and E[x]^2 would have lost it.
-  const Tensor x = from_vector(std::vector<float>{4095, 4097, 4095, 4097}, {4});
+  const Tensor x = from_vector(std::vector<float>{4095, 4097, 4095, 4097}, {4}, {.device = device()});
   EXPECT_TRUE(near(layer_norm(x, {}, {}, 0), std::vector<double>{-1, 1, -1, 1}));
 }
 
