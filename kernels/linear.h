@@ -2,6 +2,7 @@
 
 // What the backward of a linear layer needs besides matrix products.
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/dtype.h"
@@ -14,9 +15,10 @@ namespace ergon::kernels {
 // Activation::none.
 //                  dpre may be pre itself, but not dout; null: not written
 // dbias            (cols), that dtype, = (not +=); null: not computed
-// Sums in fp32 (f64 for f64), in blocks of 32 rows: relative error below (32 + rows / 32) * 2^-24 of the
-// sum of magnitudes. Deterministic. Bytes: dout, pre and dpre once each. Flops: rows * cols, and the
-// derivative's.
+// workspace        bias_gradient_workspace(rows, cols) elements, f32 (f64 for f64): on CUDA, for dbias
+// Sums in fp32 (f64 for f64), in blocks of 32 rows or, on CUDA, rows / 128: relative error below
+// (32 + rows / 32) * 2^-24 of the sum of magnitudes. Deterministic. Bytes: dout, pre and dpre once each.
+// Flops: rows * cols, and the derivative's.
 struct BiasActivationBackward {
   DType dtype = DType::f32;
   Activation activation = Activation::none;
@@ -26,11 +28,29 @@ struct BiasActivationBackward {
   const void* pre = nullptr;
   void* dpre = nullptr;
   void* dbias = nullptr;
+  void* workspace = nullptr;
 };
+
+// Rows of a block's share of dbias: at most 128 shares, of at least 32 rows.
+constexpr std::int64_t bias_gradient_chunk_rows(std::int64_t rows) {
+  return std::max<std::int64_t>(32, (rows + 127) / 128);
+}
+constexpr std::int64_t bias_gradient_workspace(std::int64_t rows, std::int64_t cols) {
+  const std::int64_t chunk = bias_gradient_chunk_rows(rows);
+  return (rows + chunk - 1) / chunk * cols;
+}
 
 namespace cpu {
 
 void bias_activation_backward(const BiasActivationBackward& params);
 
 }  // namespace cpu
+
+// 16-byte vectors where rows consist of whole ones and pointers are multiples of 16 bytes. Bytes: besides the
+// CPU's, the workspace written and read.
+namespace cuda {
+
+void bias_activation_backward(const BiasActivationBackward& params);
+
+}  // namespace cuda
 }  // namespace ergon::kernels

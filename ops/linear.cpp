@@ -2,6 +2,7 @@
 
 #include "core/autograd.h"
 #include "kernels/linear.h"
+#include "ops/dispatch.h"
 
 namespace ergon::ops {
 namespace {
@@ -81,14 +82,21 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const L
         const Tensor dpre = pre2.defined() ? empty_like(dy) : dy;
         if (needs[2]) grads[2] = empty({out}, dy.options());
         if (pre2.defined() || needs[2]) {
-          kernels::cpu::bias_activation_backward({.dtype = dy.dtype(),
-                                                  .activation = options.activation,
-                                                  .rows = rows2,
-                                                  .cols = out,
-                                                  .dout = dy.data_ptr(),
-                                                  .pre = pre2.defined() ? pre2.data_ptr() : nullptr,
-                                                  .dpre = pre2.defined() ? dpre.data_ptr() : nullptr,
-                                                  .dbias = needs[2] ? grads[2].data_ptr() : nullptr});
+          Tensor workspace;
+          if (needs[2] && !dy.device().is_cpu()) {
+            workspace = empty({kernels::bias_gradient_workspace(rows2, out)},
+                              {dy.dtype() == DType::f64 ? DType::f64 : DType::f32, dy.device()});
+          }
+          ERGON_KERNEL(dy.device(), bias_activation_backward,
+                       {.dtype = dy.dtype(),
+                        .activation = options.activation,
+                        .rows = rows2,
+                        .cols = out,
+                        .dout = dy.data_ptr(),
+                        .pre = pre2.defined() ? pre2.data_ptr() : nullptr,
+                        .dpre = pre2.defined() ? dpre.data_ptr() : nullptr,
+                        .dbias = needs[2] ? grads[2].data_ptr() : nullptr,
+                        .workspace = workspace.defined() ? workspace.data_ptr() : nullptr});
         }
         if (needs[0]) {  // dx = dpre W
           grads[0] = empty(shape, dy.options());

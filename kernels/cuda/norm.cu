@@ -1,7 +1,7 @@
 // kernels/norm.h on CUDA. A group of threads keeps a row in registers, and for as many rows as it takes the
 // weights, and in the backward the sums of their gradients.
 
-#include "kernels/cuda/common/column_sum.h"
+#include "kernels/cuda/common/column_sum.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/row_group.cuh"
 #include "kernels/norm.h"
@@ -121,33 +121,16 @@ class WeightGradient {
       store(share + v * kWidth, sum);
     }
   }
-  // share (cols) = the sums of the rows side by side, in order. `scratch`: shared memory, see
-  // gradient_scratch().
+  // share (cols) = the sums of the rows side by side.
   __device__ void finish(Acc* share, int cols, Acc* scratch) const {
-    const int threads = blockDim.x * blockDim.y, self = threadIdx.y * blockDim.x + threadIdx.x;
-    const int line = threads + padding();
     const int columns = blockDim.x * kWidth;  // of a slot
 #pragma unroll
     for (int slot = 0; slot < kHeld; ++slot) {
-      __syncthreads();
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) scratch[i * line + self] = held_[slot][i];
-      __syncthreads();
-      for (int c = self; c < columns && slot * columns + c < cols; c += threads) {
-        const Acc* lines = scratch + c % kWidth * line + c / kWidth;
-        Acc sum = 0;
-        for (int y = 0; y < blockDim.y; ++y) sum += lines[y * blockDim.x];
-        share[slot * columns + c] = sum;
-      }
+      BlockColumns<Acc, kWidth>::sum(held_[slot], share + slot * columns, cols - slot * columns, scratch);
     }
   }
-  // Elements of shared memory that finish() needs.
-  static std::size_t scratch(int threads) { return kWidth * (threads + padding()); }
 
  private:
-  // Lines of kWidth consecutive columns fall into different banks.
-  static constexpr __host__ __device__ int padding() { return 128 / static_cast<int>(sizeof(Acc)) / kWidth; }
-
   Vector<Acc, kWidth> held_[kHeld] = {};
 };
 
@@ -264,7 +247,7 @@ void backward(const NormBackwardParams& p, bool centered) {
       constexpr int kWidth = decltype(width)::value, kHeld = kHeldVectors<kWidth>;
       const dim3 block = row_block(p.cols / kWidth, kHeld);
       const std::size_t shared =
-          WeightGradient<Acc, kWidth, kHeld>::scratch(static_cast<int>(block.x * block.y)) * sizeof(Acc);
+          BlockColumns<Acc, kWidth>::scratch_size(static_cast<int>(block.x * block.y)) * sizeof(Acc);
       norm_backward_kernel<T, kWidth>
           <<<static_cast<unsigned>(chunks), block, shared, stream()>>>(p, centered, chunk);
       CUDA_CHECK_LAUNCH();

@@ -1,4 +1,4 @@
-#include "kernels/cuda/common/column_sum.h"
+#include "kernels/cuda/common/column_sum.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/reduce.cuh"
 #include "kernels/cuda/common/rows.cuh"
