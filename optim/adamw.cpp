@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "ops/dispatch.h"
+
 namespace ergon::optim {
 namespace {
 
@@ -26,13 +28,14 @@ AdamW::AdamW(std::vector<ParamGroup> groups, const AdamWOptions& options)
 AdamW::AdamW(const NamedTensors& params, const AdamWOptions& options)
     : AdamW(std::vector<ParamGroup>{{.params = params}}, options) {}
 
-void AdamW::update(std::span<const kernels::OptimizerTensor> tensors, double grad_scale) {
-  kernels::cpu::adamw_step({.tensors = tensors,
-                            .beta1 = options_.beta1,
-                            .beta2 = options_.beta2,
-                            .eps = options_.eps,
-                            .step = steps() + 1,
-                            .grad_scale = grad_scale});
+void AdamW::update(TensorList& tensors, double grad_scale) {
+  ERGON_KERNEL(tensors.device(), adamw_step,
+               {.tensors = tensors.get(),
+                .beta1 = options_.beta1,
+                .beta2 = options_.beta2,
+                .eps = options_.eps,
+                .step = steps() + 1,
+                .grad_scale = grad_scale});
 }
 
 }  // namespace ergon::optim

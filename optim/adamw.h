@@ -21,7 +21,7 @@ class AdamW : public Optimizer {
   explicit AdamW(const NamedTensors& params, const AdamWOptions& options = {});
 
  protected:
-  void update(std::span<const kernels::OptimizerTensor> tensors, double grad_scale) override;
+  void update(TensorList& tensors, double grad_scale) override;
 
  private:
   AdamWOptions options_;

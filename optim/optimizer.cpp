@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/autograd.h"
+#include "core/op_scope.h"
 
 namespace ergon::optim {
 
@@ -25,6 +26,9 @@ Optimizer::Optimizer(std::vector<ParamGroup> groups, double lr, double weight_de
                   "[optimizer] parameter {}: expected a contiguous floating-point tensor", name);
       ERGON_CHECK(names.insert(name).second, "[optimizer] two parameters are named {}", name);
       ERGON_CHECK(seen.insert(param.impl().get()).second, "[optimizer] parameter {} is listed twice", name);
+      const Device device = slots_.empty() ? param.device() : slots_[0].param.device();
+      ERGON_CHECK(param.device() == device, "[optimizer] parameter {} is on {}, the first one on {}", name,
+                  to_string(param.device()), to_string(device));
       Slot slot{name, param, group.lr_scale, group.weight_decay.value_or(weight_decay), {}};
       const TensorOptions state_options{param.dtype() == DType::f64 ? DType::f64 : DType::f32,
                                         param.device()};
@@ -38,23 +42,23 @@ Optimizer::Optimizer(std::vector<ParamGroup> groups, double lr, double weight_de
 
 void Optimizer::step(const StepOptions& options) {
   NoGradGuard no_grad;
-  std::vector<kernels::OptimizerTensor> tensors;
+  OpScope scope("optimizer_step");
+  TensorList tensors(slots_[0].param.device());
   std::vector<Tensor> keep_alive;  // contiguous copies of strided gradients
-  tensors.reserve(slots_.size());
   for (const Slot& slot : slots_) {
     Tensor grad = slot.param.grad();
     if (!grad.defined()) continue;
     ERGON_CHECK(grad.device() == slot.param.device(), "[optimizer] parameter {} is on {}, its gradient on {}",
                 slot.name, to_string(slot.param.device()), to_string(grad.device()));
     if (!grad.is_contiguous()) keep_alive.push_back(grad = grad.contiguous());
-    tensors.push_back({.dtype = slot.param.dtype(),
-                       .numel = slot.param.numel(),
-                       .param = slot.param.data_ptr(),
-                       .grad = grad.data_ptr(),
-                       .state0 = !slot.states.empty() ? slot.states[0].data_ptr() : nullptr,
-                       .state1 = slot.states.size() > 1 ? slot.states[1].data_ptr() : nullptr,
-                       .lr = lr_ * slot.lr_scale,
-                       .weight_decay = slot.weight_decay});
+    tensors.add({.dtype = slot.param.dtype(),
+                 .numel = slot.param.numel(),
+                 .param = slot.param.data_ptr(),
+                 .grad = grad.data_ptr(),
+                 .state0 = !slot.states.empty() ? slot.states[0].data_ptr() : nullptr,
+                 .state1 = slot.states.size() > 1 ? slot.states[1].data_ptr() : nullptr,
+                 .lr = lr_ * slot.lr_scale,
+                 .weight_decay = slot.weight_decay});
     slot.param.bump_version();
   }
   update(tensors, options.grad_scale);

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/tensor.h"
-#include "kernels/optimizer.h"
+#include "optim/tensor_list.h"
 
 namespace ergon::optim {
 
@@ -56,7 +56,7 @@ class Optimizer {
             std::vector<std::string> state_names);
 
   // One step of all the tensors, number steps() + 1.
-  virtual void update(std::span<const kernels::OptimizerTensor> tensors, double grad_scale) = 0;
+  virtual void update(TensorList& tensors, double grad_scale) = 0;
 
  private:
   struct Slot {

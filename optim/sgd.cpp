@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "ops/dispatch.h"
+
 namespace ergon::optim {
 namespace {
 
@@ -24,13 +26,14 @@ SGD::SGD(std::vector<ParamGroup> groups, const SGDOptions& options)
 SGD::SGD(const NamedTensors& params, const SGDOptions& options)
     : SGD(std::vector<ParamGroup>{{.params = params}}, options) {}
 
-void SGD::update(std::span<const kernels::OptimizerTensor> tensors, double grad_scale) {
-  kernels::cpu::sgd_step({.tensors = tensors,
-                          .momentum = options_.momentum,
-                          .dampening = options_.dampening,
-                          .nesterov = options_.nesterov,
-                          .first_step = steps() == 0,
-                          .grad_scale = grad_scale});
+void SGD::update(TensorList& tensors, double grad_scale) {
+  ERGON_KERNEL(tensors.device(), sgd_step,
+               {.tensors = tensors.get(),
+                .momentum = options_.momentum,
+                .dampening = options_.dampening,
+                .nesterov = options_.nesterov,
+                .first_step = steps() == 0,
+                .grad_scale = grad_scale});
 }
 
 }  // namespace ergon::optim

@@ -21,7 +21,7 @@ class SGD : public Optimizer {
   explicit SGD(const NamedTensors& params, const SGDOptions& options = {});
 
  protected:
-  void update(std::span<const kernels::OptimizerTensor> tensors, double grad_scale) override;
+  void update(TensorList& tensors, double grad_scale) override;
 
  private:
   SGDOptions options_;

@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
+#include <iterator>
+#include <numeric>
 
 #include "core/half.h"
 #include "core/parallel.h"
@@ -11,8 +12,7 @@
 namespace ergon::kernels::cpu {
 namespace {
 
-constexpr std::int64_t kChunk = 16384;  // elements that a thread takes at a time, of one tensor
-constexpr std::int64_t kBlock = 256;    // elements converted to and from half precision at a time
+constexpr std::int64_t kBlock = 256;  // elements converted to and from half precision at a time
 
 struct Chunk {
   const OptimizerTensor* tensor;
@@ -20,21 +20,16 @@ struct Chunk {
   std::int64_t count;
 };
 
-std::vector<Chunk> chunks_of(std::span<const OptimizerTensor> tensors) {
-  std::vector<Chunk> chunks;
-  for (const OptimizerTensor& tensor : tensors) {
-    for (std::int64_t first = 0; first < tensor.numel; first += kChunk) {
-      chunks.push_back({&tensor, first, std::min(kChunk, tensor.numel - first)});
-    }
-  }
-  return chunks;
-}
-
 // Calls f(chunk index, chunk) in parallel.
 template <class F>
-void for_each_chunk(const std::vector<Chunk>& chunks, F&& f) {
-  parallel_for(0, static_cast<std::int64_t>(chunks.size()), 2, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) f(i, chunks[static_cast<std::size_t>(i)]);
+void for_each_chunk(const OptimizerTensors& tensors, F&& f) {
+  parallel_for(0, tensors.chunks, 2, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const auto after = std::ranges::upper_bound(tensors.list, i, {}, &OptimizerTensor::first_chunk);
+      const OptimizerTensor& tensor = *std::prev(after);
+      const std::int64_t first = (i - tensor.first_chunk) * kOptimizerChunk;
+      f(i, Chunk{&tensor, first, std::min(kOptimizerChunk, tensor.numel - first)});
+    }
   });
 }
 
@@ -129,30 +124,26 @@ double chunk_sum_of_squares(const Chunk& chunk) {
 }  // namespace
 
 void adamw_step(const AdamWStep& step) {
-  for_each_chunk(chunks_of(step.tensors), [&](std::int64_t, const Chunk& chunk) {
+  for_each_chunk(step.tensors, [&](std::int64_t, const Chunk& chunk) {
     dispatch_floating(chunk.tensor->dtype, "adamw_step",
                       [&](auto tag) { adamw_chunk<typename decltype(tag)::type>(step, chunk); });
   });
 }
 
 void sgd_step(const SgdStep& step) {
-  for_each_chunk(chunks_of(step.tensors), [&](std::int64_t, const Chunk& chunk) {
+  for_each_chunk(step.tensors, [&](std::int64_t, const Chunk& chunk) {
     dispatch_floating(chunk.tensor->dtype, "sgd_step",
                       [&](auto tag) { sgd_chunk<typename decltype(tag)::type>(step, chunk); });
   });
 }
 
-double sum_of_squares(std::span<const OptimizerTensor> tensors) {
-  const std::vector<Chunk> chunks = chunks_of(tensors);
-  std::vector<double> sums(chunks.size());
-  for_each_chunk(chunks, [&](std::int64_t i, const Chunk& chunk) {
-    sums[static_cast<std::size_t>(i)] = dispatch_floating(
-        chunk.tensor->dtype, "sum_of_squares",
-        [&](auto tag) { return chunk_sum_of_squares<typename decltype(tag)::type>(chunk); });
+void sum_of_squares(const SumOfSquares& params) {
+  for_each_chunk(params.tensors, [&](std::int64_t i, const Chunk& chunk) {
+    params.partials[i] = dispatch_floating(chunk.tensor->dtype, "sum_of_squares", [&](auto tag) {
+      return chunk_sum_of_squares<typename decltype(tag)::type>(chunk);
+    });
   });
-  double total = 0;
-  for (double sum : sums) total += sum;
-  return total;
+  *params.sum = std::accumulate(params.partials, params.partials + params.tensors.chunks, 0.0);
 }
 
 }  // namespace ergon::kernels::cpu

@@ -17,6 +17,9 @@ namespace {
 
 using test::error_of;
 
+const TensorOptions kThere{.device = test::device()};
+const TensorOptions kLeaf{.device = test::device(), .requires_grad = true};
+
 Tensor parameter(const Shape& shape, DType dtype, std::uint64_t seed) {
   return test::uniform(shape, {.dtype = dtype, .seed = seed}).set_requires_grad(true);
 }
@@ -94,10 +97,10 @@ TEST(SGD, FollowsTheReference) {
 }
 
 TEST(Optimizer, FindsTheMinimumOfAQuadratic) {
-  const Tensor target = from_vector<float>({1, -2, 3}, {3});
+  const Tensor target = from_vector<float>({1, -2, 3}, {3}, kThere);
   const auto distance =
       [&](const std::function<std::unique_ptr<optim::Optimizer>(const NamedTensors&)>& make) {
-        Tensor x = zeros({3}, {.requires_grad = true});
+        Tensor x = zeros({3}, kLeaf);
         const auto optimizer = make({{"x", x}});
         for (int i = 0; i < 400; ++i) {
           const Tensor difference = x - target;
@@ -119,16 +122,16 @@ TEST(Optimizer, FindsTheMinimumOfAQuadratic) {
 }
 
 TEST(Optimizer, GroupsHaveTheirOwnDecayAndRate) {
-  Tensor matrix = ones({2, 2}, {.requires_grad = true}), vector = ones({2}, {.requires_grad = true});
+  Tensor matrix = ones({2, 2}, kLeaf), vector = ones({2}, kLeaf);
   optim::AdamW optimizer(optim::decay_groups({{"matrix", matrix}, {"vector", vector}}, 0.5), {.lr = 0.1});
-  matrix.set_grad(zeros({2, 2}));
-  vector.set_grad(zeros({2}));
+  matrix.set_grad(zeros({2, 2}, kThere));
+  vector.set_grad(zeros({2}, kThere));
   optimizer.step();
-  EXPECT_TRUE(test::near(matrix, full({2, 2}, 1 - 0.05), {.rtol = 2 * 0x1p-24}));
+  EXPECT_TRUE(test::near(matrix, full({2, 2}, 1 - 0.05, kThere), {.rtol = 2 * 0x1p-24}));
   EXPECT_TRUE(test::near(vector, ones({2})));
-  Tensor fast = ones({1}, {.requires_grad = true});
+  Tensor fast = ones({1}, kLeaf);
   optim::SGD scaled({{.params = {{"fast", fast}}, .lr_scale = 10}}, {.lr = 0.01});
-  fast.set_grad(ones({1}));
+  fast.set_grad(ones({1}, kThere));
   scaled.step();
   EXPECT_NEAR(fast.item<double>(), 0.9, 1e-7);
 }
@@ -195,7 +198,7 @@ TEST(Optimizer, ErrorsNameWhatIsWrong) {
 TEST(Optimizer, AccumulatedMicroBatchesEqualOneBatch) {
   const Tensor data = test::uniform({8, 3}, {.dtype = DType::f64});
   const auto gradient = [&](std::int64_t pieces) {
-    Tensor w = ones({3}, {.dtype = DType::f64, .requires_grad = true});
+    Tensor w = ones({3}, {.dtype = DType::f64, .device = test::device(), .requires_grad = true});
     for (const Tensor& piece : chunk(data, pieces, 0)) {
       const Tensor loss = ops::mean(ops::mul(piece, w) * piece);
       (loss * (1.0 / static_cast<double>(pieces))).backward();
@@ -206,17 +209,16 @@ TEST(Optimizer, AccumulatedMicroBatchesEqualOneBatch) {
 }
 
 TEST(ClipGrad, NormAndScale) {
-  Tensor a = zeros({3}, {.requires_grad = true}), b = zeros({70000}, {.requires_grad = true}),
-         none = zeros({2}, {.requires_grad = true});
-  a.set_grad(from_vector<float>({3, 0, 4}, {3}));
-  b.set_grad(full({70000}, 2));
+  Tensor a = zeros({3}, kLeaf), b = zeros({70000}, kLeaf), none = zeros({2}, kLeaf);
+  a.set_grad(from_vector<float>({3, 0, 4}, {3}, kThere));
+  b.set_grad(full({70000}, 2, kThere));
   const double expected = std::sqrt(25 + 4 * 70000.0);
   EXPECT_NEAR(optim::grad_norm({a, b, none}), expected, 1e-9);
   EXPECT_NEAR(optim::clip_grad_norm({a, b, none}, 1.0), expected, 1e-9);
   EXPECT_NEAR(optim::grad_norm({a, b, none}), 1.0, 1e-5);
   EXPECT_EQ(optim::clip_scale(0.5, 1.0), 1.0);
   EXPECT_EQ(optim::clip_scale(7, 0), 1.0);
-  a.set_grad(full({3}, NAN));
+  a.set_grad(full({3}, NAN, kThere));
   EXPECT_TRUE(std::isnan(optim::clip_grad_norm({a, b}, 1.0)));
 }
 
