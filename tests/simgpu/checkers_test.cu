@@ -183,6 +183,32 @@ TEST(Checkers, SharedRaceInsideAWarp) {
   expect_quiet([&] { neighbour<true><<<1, 32>>>(out); });
 }
 
+// More convergence points than the detector counts: it starts again while a warp is still in an interval of
+// before, which began late.
+__global__ void converge_often(int* out, int* done) {
+  __shared__ int values[32];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (warp == 0) {
+    values[lane] = lane;
+    for (int i = 0; i < (1 << 20) - 1000; ++i) __syncwarp();
+  }
+  __syncthreads();
+  if (warp == 0) {
+    for (int i = 0; i < 1000; ++i) __syncwarp();
+    if (lane == 0) atomicExch(done, 1);
+  } else {
+    while (atomicAdd(done, 0) == 0) {
+    }
+    out[lane] = values[31 - lane];
+  }
+  __syncthreads();
+  if (warp == 0) values[lane] = 0;
+}
+TEST(Checkers, NoRaceAfterAMillionConvergencePoints) {
+  DeviceArray<int> out(32), done(std::vector<int>{0});
+  expect_quiet([&] { converge_often<<<1, 64>>>(out, done); });
+}
+
 __global__ void same_place(int* out, bool shared_place) {
   out[shared_place ? threadIdx.x : blockIdx.x * 32 + threadIdx.x] = blockIdx.x;
 }

@@ -29,7 +29,9 @@ constexpr u32 warp_of(u32 s) { return s >> kLaneBits & kWarpMask; }
 struct Accessor {
   u32 epoch, warp, interval;
   explicit Accessor(const Warp& w)
-      : epoch(stamp(w.block->epoch, 0, 0)), warp(w.index), interval(stamp(w.sync, w.index, 0)) {}
+      : epoch(stamp(w.block->epoch, 0, 0)),
+        warp(w.index),
+        interval(stamp(std::min(w.sync, w.block->interval), w.index, 0)) {}
   u32 mine(u32 lane) const { return interval | lane; }
   // Whether what the stamp tells is not ordered before an access of the lane now: by another warp since the
   // last barrier, or by another lane of this warp since its last convergence point.
