@@ -102,8 +102,8 @@ namespace cuda {
 // innermost, where they are dense or broadcast, and compute is f32; else they are single elements.
 // Bytes: as above, but an operand that is broadcast along the innermost dimension is read once a vector.
 //
-// Errors: the CUDA C++ Programming Guide's for the transcendental functions (2 ulp in f32, exp and log 1,
-// pow 4), the others' as above.
+// Errors: the CUDA C++ Programming Guide's for the transcendental functions: in f32 2 ulp, log 1, pow 4;
+// sigmoid 3, for its exp and two roundings. The others' as above.
 void unary(UnaryOp op, DType compute, const Shape& shape, const Operand& y, const Operand& x);
 void binary(BinaryOp op, DType compute, const Shape& shape, const Operand& y, const Operand& a,
             const Operand& b);

@@ -21,6 +21,20 @@ struct ReduceArgs {
   double divisor = 1;  // y = op(...) / divisor, before it is rounded; floating point only
 };
 
+// values[o, i] = max or min over k of x[o, k, i], indices[o, i] the first k that has it; NaN counts as both
+// largest and smallest.
+// x        (outer, length, inner)  contiguous, any dtype, 1 <= length < 2^31
+// values   (outer, inner)          contiguous, x's dtype; may be null
+// indices  (outer, inner)          contiguous i64
+struct ExtremumArgs {
+  ReduceOp op = ReduceOp::max;  // or min
+  DType dtype = DType::f32;
+  const void* x = nullptr;
+  void* values = nullptr;
+  std::int64_t* indices = nullptr;
+  std::int64_t outer = 1, length = 1, inner = 1;
+};
+
 namespace cpu {
 
 // y = op over the reduced dimensions of x. Of no elements: 0 for a sum, the lowest or highest value for max
@@ -33,13 +47,9 @@ namespace cpu {
 std::int64_t reduce_workspace(const ReduceArgs& args);
 void reduce(const ReduceArgs& args, void* workspace);
 
-// values[o, i] = max or min over k of x[o, k, i], indices[o, i] the first k that has it; NaN counts as both
-// largest and smallest.
-// x        (outer, length, inner)  contiguous, any dtype, 1 <= length < 2^31
-// values   (outer, inner)          contiguous, x's dtype; may be null
-// indices  (outer, inner)          contiguous i64
-void extremum(ReduceOp op, DType dtype, const void* x, void* values, std::int64_t* indices,
-              std::int64_t outer, std::int64_t length, std::int64_t inner);
+// workspace: extremum_workspace(args) bytes, none on the CPU. Bytes: x and the results.
+std::int64_t extremum_workspace(const ExtremumArgs& args);
+void extremum(const ExtremumArgs& args, void* workspace);
 
 // dx[o, indices[o, i], i] = dy[o, i]; the rest of dx stays as it is.
 // dx (outer, length, inner), dy (outer, inner): contiguous, `element_size` bytes an element
@@ -59,8 +69,11 @@ namespace cuda {
 std::int64_t reduce_workspace(const ReduceArgs& args);
 void reduce(const ReduceArgs& args, void* workspace);
 
-void extremum(ReduceOp op, DType dtype, const void* x, void* values, std::int64_t* indices,
-              std::int64_t outer, std::int64_t length, std::int64_t inner);
+// Where the results are too few to fill the device, several blocks share one, and leave what they have found
+// in the workspace, 16-byte aligned.
+std::int64_t extremum_workspace(const ExtremumArgs& args);
+void extremum(const ExtremumArgs& args, void* workspace);
+
 void scatter_along(std::int64_t element_size, void* dx, const void* dy, const std::int64_t* indices,
                    std::int64_t outer, std::int64_t length, std::int64_t inner);
 

@@ -110,9 +110,17 @@ ValuesAndIndices find(const char* name, ReduceOp op, const Tensor& x, int dim, b
                           .indices = empty(shape, {DType::i64, x.device()})};
   NoGradGuard no_grad;
   const Tensor dense = x.contiguous();
-  ERGON_KERNEL(x.device(), extremum, op, x.dtype(), dense.data_ptr(),
-               want_values ? result.values.data_ptr() : nullptr, result.indices.data<std::int64_t>(),
-               around.outer, around.length, around.inner);
+  const kernels::ExtremumArgs args{.op = op,
+                                   .dtype = x.dtype(),
+                                   .x = dense.data_ptr(),
+                                   .values = want_values ? result.values.data_ptr() : nullptr,
+                                   .indices = result.indices.data<std::int64_t>(),
+                                   .outer = around.outer,
+                                   .length = around.length,
+                                   .inner = around.inner};
+  const Tensor workspace =
+      empty({ERGON_KERNEL(x.device(), extremum_workspace, args)}, {DType::u8, x.device()});
+  ERGON_KERNEL(x.device(), extremum, args, workspace.data_ptr());
   return result;
 }
 

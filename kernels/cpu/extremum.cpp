@@ -41,9 +41,13 @@ bool displaces(T value, T best) {
 template <ReduceOp op, class T>
 class Extremum {
  public:
-  Extremum(DType dtype, const void* x, void* values, std::int64_t* indices, std::int64_t length,
-           std::int64_t inner)
-      : dtype_(dtype), x_(x), values_(values), indices_(indices), length_(length), inner_(inner) {}
+  explicit Extremum(const ExtremumArgs& args)
+      : dtype_(args.dtype),
+        x_(args.x),
+        values_(args.values),
+        indices_(args.indices),
+        length_(args.length),
+        inner_(args.inner) {}
 
   // One row of contiguous elements. A block is only searched when its extremum beats the one so far.
   void scan_row(std::int64_t row) const {
@@ -135,19 +139,20 @@ void scatter(Element* dx, const Element* dy, const std::int64_t* indices, std::i
 
 }  // namespace
 
-void extremum(ReduceOp op, DType dtype, const void* x, void* values, std::int64_t* indices,
-              std::int64_t outer, std::int64_t length, std::int64_t inner) {
-  if (outer == 0 || inner == 0) return;
+std::int64_t extremum_workspace(const ExtremumArgs&) { return 0; }
+
+void extremum(const ExtremumArgs& args, void*) {
+  if (args.outer == 0 || args.inner == 0) return;
   const auto run = [&](auto tag) {
     using T = typename decltype(tag)::type;
-    if (op == ReduceOp::max) {
-      extremum(Extremum<ReduceOp::max, T>(dtype, x, values, indices, length, inner), outer, length, inner);
+    if (args.op == ReduceOp::max) {
+      extremum(Extremum<ReduceOp::max, T>(args), args.outer, args.length, args.inner);
     } else {
-      extremum(Extremum<ReduceOp::min, T>(dtype, x, values, indices, length, inner), outer, length, inner);
+      extremum(Extremum<ReduceOp::min, T>(args), args.outer, args.length, args.inner);
     }
   };
-  if (dtype == DType::f64) return run(TypeTag<double>{});
-  if (is_floating_point(dtype)) return run(TypeTag<float>{});
+  if (args.dtype == DType::f64) return run(TypeTag<double>{});
+  if (is_floating_point(args.dtype)) return run(TypeTag<float>{});
   run(TypeTag<std::int64_t>{});
 }
 

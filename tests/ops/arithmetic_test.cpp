@@ -141,8 +141,9 @@ TEST(Arithmetic, PowMatchesFp64) {
   for (const double exponent : {2.0, 1.0, 0.5, -0.5, -1.0, 0.0, 3.0, -2.0, 1.7}) {
     for (DType dtype : kFloatingDTypes) {
       const Tensor x = uniform({3, 33}, {.dtype = dtype, .low = 0.1});
-      // pow itself within one unit in the last place, then the rounding to a half.
-      const Tolerance tolerance{.rtol = 2.01 * unit_roundoff(dtype) + 0x1p-23};
+      // pow itself within four units in the last place (CUDA's; the CPU's is better), then the rounding to a
+      // half.
+      const Tolerance tolerance{.rtol = 1.01 * unit_roundoff(dtype) + 4 * 0x1p-23};
       EXPECT_TRUE(near(pow(x, exponent), map(x, [&](double v) { return std::pow(v, exponent); }),
                        dtype == DType::f64 ? Tolerance{.rtol = 0x1p-51} : tolerance))
           << exponent;
