@@ -4,6 +4,7 @@
 
 #include "core/autograd.h"
 #include "kernels/attention.h"
+#include "ops/dispatch.h"
 
 namespace ergon::ops {
 namespace {
@@ -24,9 +25,9 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v) {
   for (const Tensor* t : {&q, &k, &v}) {
     ERGON_CHECK(t->dim() == 4, "[{}] shape {}: expected (batch, seqlen, num_heads, head_dim)", kOp,
                 t->shape());
-    ERGON_CHECK(t->dtype() == q.dtype() && is_floating_point(q.dtype()) && t->device() == q.device(),
-                "[{}] q is {} on {}, another operand {} on {}: expected one floating dtype and device", kOp,
-                name_of(q.dtype()), to_string(q.device()), name_of(t->dtype()), to_string(t->device()));
+    ERGON_CHECK(t->dtype() == q.dtype() && is_floating_point(q.dtype()),
+                "[{}] q is {}, another operand {}: expected one floating dtype", kOp, name_of(q.dtype()),
+                name_of(t->dtype()));
   }
   ERGON_CHECK(k.shape() == v.shape(), "[{}] k {} and v {} must have equal shapes", kOp, k.shape(), v.shape());
   ERGON_CHECK(q.size(0) == k.size(0) && q.size(3) == k.size(3),
@@ -58,6 +59,7 @@ AttentionParams make_params(const Tensor& q, const Tensor& k, const Tensor& v, c
 
 Tensor scaled_dot_product_attention(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in,
                                     const AttentionOptions& options) {
+  OpScope scope("scaled_dot_product_attention", q_in, k_in, v_in);
   check(q_in, k_in, v_in);
   const Tensor q = with_unit_last_stride(q_in), k = with_unit_last_stride(k_in),
                v = with_unit_last_stride(v_in);
@@ -65,7 +67,7 @@ Tensor scaled_dot_product_attention(const Tensor& q_in, const Tensor& k_in, cons
   const Tensor o = empty(q.shape(), q.options());
   const Tensor lse = empty({q.size(0), q.size(2), q.size(1)},
                            {q.dtype() == DType::f64 ? DType::f64 : DType::f32, q.device()});
-  kernels::cpu::attention_forward(make_params(q, k, v, o, lse, scale, options.causal));
+  ERGON_KERNEL(q.device(), attention_forward, make_params(q, k, v, o, lse, scale, options.causal));
 
   using autograd::save;
   return autograd::record(
@@ -80,7 +82,7 @@ Tensor scaled_dot_product_attention(const Tensor& q_in, const Tensor& k_in, cons
         params.dq = operand(dq);
         params.dk = operand(dk);
         params.dv = operand(dv);
-        kernels::cpu::attention_backward(params);
+        ERGON_KERNEL(dout.device(), attention_backward, params);
         return autograd::Gradients{dq, dk, dv};
       });
 }
