@@ -218,6 +218,24 @@ __global__ void count_and_write(int* count, int* out,
   atomicAdd(count, 1);
   out[same ? threadIdx.x : blockIdx.x * 32 + threadIdx.x] = blockIdx.x;
 }
+// A host thread's blocks pass more convergence points, of one warp, than the detector counts; each ends in an
+// exchange.
+__global__ void exchange_after_convergence_points(int* out) {
+  __shared__ int values[64];
+  if (threadIdx.x < 32) {
+    for (int i = 0; i < 16; ++i) __syncwarp();
+  }
+  values[threadIdx.x] = 1;
+  __syncthreads();
+  if (values[threadIdx.x ^ 32] != 1) *out = 1;
+}
+TEST(Checkers, SharedRacesAfterAMillionConvergencePoints) {
+  simgpu::settings().threads = 1;
+  DeviceArray<int> out(1);
+  expect_quiet([&] { exchange_after_convergence_points<<<80'000, 64>>>(out); });
+  simgpu::settings().threads = 0;
+}
+
 TEST(Checkers, GlobalRaceBetweenBlocks) {
   DeviceArray<int> out(std::vector<int>(128));
   expect_fault(FaultKind::kGlobalRace, {"same_place", "of the same launch", "cudaMalloc"},

@@ -61,7 +61,7 @@ void BlockRunner::start(Launch& launch, u64 linear) {
   block_.index = {static_cast<u32>(linear % g.x), static_cast<u32>(linear / g.x % g.y),
                   static_cast<u32>(linear / g.x / g.y)};
   block_.serial = ++serials;
-  new_interval(block_);
+  new_interval();
   block_.epoch = block_.interval;
   std::fill(block_.shared_state.begin(), block_.shared_state.end(), u8{kUninitialised});
   std::fill_n(block_.shared_state.end() - 16 - kReservedShared, kReservedShared, u8{kInitialised});
@@ -363,7 +363,7 @@ bool BlockRunner::release_warp_barrier(Warp& w) {
     ++s.pc;
     released = true;
   }
-  if (released) w.sync = new_interval(block_);
+  if (released) w.sync = new_interval();
   return released;
 }
 

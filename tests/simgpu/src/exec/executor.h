@@ -34,6 +34,7 @@ class BlockRunner {
   bool release_warp_barrier(Warp& warp);
   void release_barrier(bool stuck);
   void pass_barrier(u32 id);
+  u32 new_interval();  // begins one: of the block at a barrier, of a warp at a convergence point
 
   Launch* launch_ = nullptr;
   const Program& program_;  // may be gone once another launch has begun

@@ -287,13 +287,13 @@ struct GlobalAccess {
 
 }  // namespace
 
-// The count starts again before it would overflow a stamp; what is known of the present epoch is then lost.
-u32 new_interval(Block& block) {
-  if (++block.interval < kIntervals) return block.interval;
+u32 next_interval(Block& block) { return ++block.interval < kIntervals ? block.interval : 0; }
+
+void forget_shared_accesses(Block& block) {
   for (auto* stamps : {&block.written, &block.read, &block.updated})
     std::fill(stamps->begin(), stamps->end(), 0u);
   block.last_update = 0;
-  return block.interval = block.epoch = 1;
+  block.interval = block.epoch = 1;
 }
 
 void check_shared_races(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* offsets,

@@ -152,7 +152,7 @@ bool BlockRunner::run_split(Warp& w, Split s) {
           if (missing != 0) {
             parked |= group;
           } else {
-            w.sync = new_interval(block_);
+            w.sync = new_interval();
             i.run(w, i, group);
           }
         }
@@ -256,8 +256,17 @@ void BlockRunner::release_barrier(bool stuck) {
              + " threads wait, " + std::to_string(gone) + " have exited");
 }
 
+// The count starts again, for all warps, before it would overflow a stamp; what is known of the present epoch
+// is then lost.
+u32 BlockRunner::new_interval() {
+  if (const u32 interval = next_interval(block_); interval != 0) return interval;
+  forget_shared_accesses(block_);
+  for (Warp& w : warps_) w.sync = block_.epoch;
+  return block_.interval;
+}
+
 void BlockRunner::pass_barrier(u32 id) {
-  block_.epoch = new_interval(block_);
+  block_.epoch = new_interval();
   for (Warp& w : warps_) w.sync = block_.epoch;
   ++counts->counters.barriers;
   arrived_[id] = 0;

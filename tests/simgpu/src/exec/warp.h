@@ -79,7 +79,9 @@ struct Block {
   std::vector<u8> shared_state;             // Shadow of each byte, or kPending
   std::vector<u32> written, read, updated;  // what the race detector knows of shared memory: exec/races.cpp
 };
-u32 new_interval(Block& block);
+// The next interval; 0 when the stamps have no room for more (forget_shared_accesses).
+u32 next_interval(Block& block);
+void forget_shared_accesses(Block& block);
 // Behind the kernel's own shared memory: the system's, of which cooperative groups use a part.
 constexpr u32 kReservedShared = 1024;
 constexpr u32 kSharedGuard = 4096;  // between the two, for no one
