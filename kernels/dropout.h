@@ -32,4 +32,11 @@ namespace cpu {
 void dropout(const DropoutParams& params);
 
 }  // namespace cpu
+
+// The CPU's results to the bit. 16-byte vectors where x and y are multiples of 16 bytes.
+namespace cuda {
+
+void dropout(const DropoutParams& params);
+
+}  // namespace cuda
 }  // namespace ergon::kernels

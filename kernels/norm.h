@@ -77,12 +77,12 @@ void rms_norm_backward(const NormBackwardParams& params);
 
 }  // namespace cpu
 
-// On the device x, residual, sum and y, and dout, dsum, s and dx, have one dtype. The vector path needs rows
-// of whole 16-byte vectors, and pointers and row strides of multiples of 16 bytes. A row of up to 8,192
-// elements (4,096 of f64, 2,048 where rows are not in vectors) is read once; what a longer one has beyond
-// them is read again. Bytes: besides the CPU's, weight and bias once for each row that the grid works on at a
-// time; backward: the workspace written and read, and weight once for each row that a block works on at a
-// time.
+// On the device x, residual, sum and y, and dout, dsum, s and dx, have one dtype; weight and bias that or
+// f32. The vector path needs rows of whole 16-byte vectors, and pointers and row strides of multiples of 16
+// bytes. A row of up to 8,192 elements (4,096 of f64, 2,048 where rows are not in vectors) is read once; what
+// a longer one has beyond them is read again. Bytes: besides the CPU's, weight and bias once for each row
+// that the grid works on at a time; backward: the workspace written and read, and weight once for each row
+// that a block works on at a time.
 namespace cuda {
 
 inline constexpr std::int64_t kNormBackwardChunks = 256;

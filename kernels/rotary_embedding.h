@@ -35,6 +35,7 @@ struct RotaryParams {
   const void* table = nullptr;
   const std::int64_t* positions = nullptr;
   std::int64_t position_stride = 0;
+  std::int64_t position_limit = 0;
   std::int64_t offset = 0;
   bool interleaved = false;
   bool inverse = false;
@@ -45,4 +46,14 @@ namespace cpu {
 void rotary_embedding(const RotaryParams& params);
 
 }  // namespace cpu
+
+// A position of `positions` that is not in [0, position_limit) becomes an index fault
+// (core/cuda/index_fault.h); position_limit is at most the table's size. Vectors of up to 16 bytes where
+// head_dim / 2, strides and pointers allow them. A thread turns the pairs of all heads, so that the table is
+// read once for each position: Bytes: numel * (x + y) + batch * seqlen * head_dim of the table.
+namespace cuda {
+
+void rotary_embedding(const RotaryParams& params);
+
+}  // namespace cuda
 }  // namespace ergon::kernels

@@ -33,4 +33,17 @@ void softmax_backward(SoftmaxForm form, DType dtype, const void* y, const void* 
                       const SoftmaxShape& shape);
 
 }  // namespace cpu
+
+// As above, but that sums are of length / 512 terms in a thread one after the other (length / 8 along another
+// dimension), rescaled whenever the thread's maximum rises, then a tree. One read and one write of each
+// element up to a length of 2,048 16-byte vectors, or of 2,048 elements where rows are not in vectors, or of
+// 32 along another dimension; what lies beyond is read twice. Along another dimension 32 columns are worked
+// on side by side: full sectors if inner is a multiple of 32.
+namespace cuda {
+
+void softmax(SoftmaxForm form, DType dtype, const void* x, void* y, const SoftmaxShape& shape);
+void softmax_backward(SoftmaxForm form, DType dtype, const void* y, const void* dy, void* dx,
+                      const SoftmaxShape& shape);
+
+}  // namespace cuda
 }  // namespace ergon::kernels

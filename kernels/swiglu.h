@@ -30,4 +30,13 @@ void swiglu_forward(const SwigluParams& params);
 void swiglu_backward(const SwigluParams& params);
 
 }  // namespace cpu
+
+// All operands have one dtype; fewer than 2^31 elements. Rows move in 16-byte vectors where they consist of
+// whole ones and pointers and strides are multiples of 16 bytes.
+namespace cuda {
+
+void swiglu_forward(const SwigluParams& params);
+void swiglu_backward(const SwigluParams& params);
+
+}  // namespace cuda
 }  // namespace ergon::kernels

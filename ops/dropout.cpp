@@ -2,6 +2,7 @@
 
 #include "core/autograd.h"
 #include "kernels/dropout.h"
+#include "ops/dispatch.h"
 
 namespace ergon::ops {
 namespace {
@@ -11,18 +12,20 @@ Tensor apply(const Tensor& x, double p, PhiloxState stream) {
   NoGradGuard no_grad;
   const Tensor dense = x.contiguous();
   const Tensor y = empty_like(dense);
-  kernels::cpu::dropout({.numel = dense.numel(),
-                         .dtype = dense.dtype(),
-                         .x = dense.data_ptr(),
-                         .y = y.data_ptr(),
-                         .p = p,
-                         .stream = stream});
+  ERGON_KERNEL(x.device(), dropout,
+               {.numel = dense.numel(),
+                .dtype = dense.dtype(),
+                .x = dense.data_ptr(),
+                .y = y.data_ptr(),
+                .p = p,
+                .stream = stream});
   return y;
 }
 
 }  // namespace
 
 Tensor dropout(const Tensor& x, double p, bool training, Generator& generator) {
+  OpScope scope("dropout", x);
   ERGON_CHECK(p >= 0 && p <= 1, "[dropout] p {}: expected a probability in [0, 1]", p);
   ERGON_CHECK(is_floating_point(x.dtype()), "[dropout] x is {}: expected one of f32, bf16, f16, f64",
               name_of(x.dtype()));

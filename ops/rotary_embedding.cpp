@@ -9,6 +9,7 @@
 
 #include "core/autograd.h"
 #include "kernels/rotary_embedding.h"
+#include "ops/dispatch.h"
 
 namespace ergon::ops {
 namespace {
@@ -20,6 +21,7 @@ struct TableKey {
   std::int64_t head_dim;
   std::optional<Llama3RopeScaling> scaling;
   DType dtype;
+  Device device;
 
   friend bool operator==(const TableKey&, const TableKey&) = default;
 };
@@ -49,7 +51,7 @@ Tensor make_table(const TableKey& key, std::int64_t positions) {
       values[at + static_cast<std::size_t>(half)] = std::sin(static_cast<double>(position) * step);
     }
   }
-  return from_vector(values, {positions, 2, half}, {key.dtype});
+  return from_vector(values, {positions, 2, half}, {key.dtype, key.device});
 }
 
 // A table of at least `positions` rows, made on first use and grown by doubling.
@@ -74,6 +76,7 @@ Tensor cached_table(const TableKey& key, std::int64_t positions) {
 struct Rotation {
   Tensor table;
   Tensor positions;  // i64, contiguous; undefined: offset + t
+  std::int64_t position_limit;
   std::int64_t offset;
   bool interleaved;
 };
@@ -102,15 +105,19 @@ Rotation make_rotation(const Tensor& x, const RotaryOptions& options) {
   Tensor positions;
   if (options.positions.defined()) {
     positions = options.positions.to(DType::i64).contiguous();
-    const auto* values = positions.data<std::int64_t>();
-    const auto [low, high] = std::minmax_element(values, values + positions.numel());
-    if (positions.numel() > 0) first = *low, last = *high;
+    if (positions.device().is_cpu()) {
+      const auto* values = positions.data<std::int64_t>();
+      const auto [low, high] = std::minmax_element(values, values + positions.numel());
+      if (positions.numel() > 0) first = *low, last = *high;
+    } else {
+      last = options.max_positions - 1;  // the kernel checks them
+    }
   }
   ERGON_CHECK(first >= 0 && last < kMaxPositions, "[rotary_embedding] positions {} to {}: expected 0 to {}",
               first, last, kMaxPositions - 1);
   const DType dtype = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
-  return {cached_table({options.theta, x.size(3), options.scaling, dtype}, last + 1), positions,
-          options.position_offset, options.interleaved};
+  return {cached_table({options.theta, x.size(3), options.scaling, dtype, x.device()}, last + 1), positions,
+          last + 1, options.position_offset, options.interleaved};
 }
 
 Tensor rotate(const Tensor& input, const Rotation& rotation, bool inverse) {
@@ -118,29 +125,33 @@ Tensor rotate(const Tensor& input, const Rotation& rotation, bool inverse) {
   const Tensor x = input.stride(3) == 1 || input.size(3) <= 1 ? input : input.contiguous();
   const Tensor y = empty(x.shape(), x.options());
   const bool per_sequence = rotation.positions.defined() && rotation.positions.dim() == 2;
-  kernels::cpu::rotary_embedding(
-      {.batch = x.size(0),
-       .seqlen = x.size(1),
-       .num_heads = x.size(2),
-       .head_dim = x.size(3),
-       .dtype = x.dtype(),
-       .x = x.data_ptr(),
-       .batch_stride = x.stride(0),
-       .seqlen_stride = x.stride(1),
-       .head_stride = x.stride(2),
-       .y = y.data_ptr(),
-       .table = rotation.table.data_ptr(),
-       .positions = rotation.positions.defined() ? rotation.positions.data<std::int64_t>() : nullptr,
-       .position_stride = per_sequence ? x.size(1) : 0,
-       .offset = rotation.offset,
-       .interleaved = rotation.interleaved,
-       .inverse = inverse});
+  ERGON_KERNEL(x.device(), rotary_embedding,
+               {.batch = x.size(0),
+                .seqlen = x.size(1),
+                .num_heads = x.size(2),
+                .head_dim = x.size(3),
+                .dtype = x.dtype(),
+                .x = x.data_ptr(),
+                .batch_stride = x.stride(0),
+                .seqlen_stride = x.stride(1),
+                .head_stride = x.stride(2),
+                .y = y.data_ptr(),
+                .table = rotation.table.data_ptr(),
+                .positions = rotation.positions.defined()
+                                 ? static_cast<const std::int64_t*>(rotation.positions.data_ptr())
+                                 : nullptr,
+                .position_stride = per_sequence ? x.size(1) : 0,
+                .position_limit = rotation.position_limit,
+                .offset = rotation.offset,
+                .interleaved = rotation.interleaved,
+                .inverse = inverse});
   return y;
 }
 
 }  // namespace
 
 Tensor rotary_embedding(const Tensor& x, const RotaryOptions& options) {
+  OpScope scope("rotary_embedding", x, options.positions);
   check(x, options);
   Rotation rotation = make_rotation(x, options);
   const Tensor y = rotate(x, rotation, false);

@@ -19,9 +19,10 @@ struct Llama3RopeScaling {
 
 struct RotaryOptions {
   double theta = 10000;
-  std::int64_t position_offset = 0;  // of the first token
-  Tensor positions = {};             // instead of an offset: (seqlen) or (batch, seqlen), i32 or i64
-  bool interleaved = false;          // pairs (2 i, 2 i + 1); else (i, i + head_dim / 2), as Hugging Face
+  std::int64_t position_offset = 0;   // of the first token
+  Tensor positions = {};              // instead of an offset: (seqlen) or (batch, seqlen), i32 or i64
+  std::int64_t max_positions = 8192;  // `positions` on a CUDA device are below it
+  bool interleaved = false;           // pairs (2 i, 2 i + 1); else (i, i + head_dim / 2), as Hugging Face
   std::optional<Llama3RopeScaling> scaling = {};
 };
 
@@ -31,8 +32,9 @@ struct RotaryOptions {
 //   other than
 //      1 costs a copy
 // Returns a contiguous tensor of x's shape. Cosines and sines are computed in f64, rounded to fp32 (kept in
-// f64 for f64) and cached for the process. Positions must be in [0, 2^22). Throws Error naming the shapes or
-// the position if they do not fit.
+// f64 for f64) and cached for the process. Positions must be in [0, 2^22); on a CUDA device, where
+// they cannot be looked at without waiting, given ones in [0, max_positions). Throws Error naming the shapes
+// or the position if they do not fit.
 Tensor rotary_embedding(const Tensor& x, const RotaryOptions& options = {});
 
 }  // namespace ergon::ops

@@ -2,6 +2,7 @@
 
 #include "core/autograd.h"
 #include "kernels/softmax.h"
+#include "ops/dispatch.h"
 
 namespace ergon::ops {
 namespace {
@@ -21,23 +22,23 @@ Tensor forward(SoftmaxForm form, const Tensor& x, const SoftmaxShape& shape) {
   NoGradGuard no_grad;
   const Tensor dense = x.contiguous();
   Tensor y = empty_like(x);
-  kernels::cpu::softmax(form, x.dtype(), dense.data_ptr(), y.data_ptr(), shape);
+  ERGON_KERNEL(x.device(), softmax, form, x.dtype(), dense.data_ptr(), y.data_ptr(), shape);
   return y;
 }
 
 Tensor backward(SoftmaxForm form, const Tensor& y, const Tensor& grad_output, const SoftmaxShape& shape) {
   const Tensor dense = grad_output.contiguous();
   Tensor grad_input = empty_like(y);
-  kernels::cpu::softmax_backward(form, y.dtype(), y.data_ptr(), dense.data_ptr(), grad_input.data_ptr(),
-                                 shape);
+  ERGON_KERNEL(y.device(), softmax_backward, form, y.dtype(), y.data_ptr(), dense.data_ptr(),
+               grad_input.data_ptr(), shape);
   return grad_input;
 }
 
 Tensor apply(const char* name, SoftmaxForm form, const Tensor& x, std::int64_t dim) {
   ERGON_CHECK(x.defined(), "[{}] the tensor is undefined", name);
+  OpScope scope(name, x);
   ERGON_CHECK(is_floating_point(x.dtype()), "[{}] dtype {}: expected floating point", name,
               name_of(x.dtype()));
-  ERGON_CHECK(x.device().is_cpu(), "[{}] no kernel for device {}", name, to_string(x.device()));
   const SoftmaxShape shape = shape_around(x.shape(), wrap_dim(dim, x.dim(), name));
   const Tensor y = forward(form, x, shape);
   return autograd::record(name, y, {x},

@@ -2,6 +2,7 @@
 
 #include "core/cuda/index_fault.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/cuda/common/exp_sum.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/row_group.cuh"
 
@@ -24,49 +25,17 @@ __device__ bool counts(const CrossEntropyParams& p, std::int64_t target) {
   return target != p.ignore_index && target >= 0 && target < p.cols;
 }
 
-// The sum of exp(x) as exp(max) * sum, and the sum of x. NaN is passed over in the maximum: the sum has it.
-template <class Acc>
-struct RunningSums {
-  Acc max = -INFINITY;
-  Acc sum = 0;
-  Acc total = 0;
-
-  // What to subtract from logits: finite unless one is +inf.
-  __device__ static Acc shift(Acc max) { return max == -INFINITY ? Acc(0) : max; }
-
-  template <int kCount>
-  __device__ void add(const Acc (&x)[kCount]) {  // -inf adds nothing
-    Acc larger = max;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) larger = x[i] > larger ? x[i] : larger;
-    sum *= exp(max - shift(larger));
-    max = larger;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) sum += exp(x[i] - shift(larger));
-  }
-  // Over the threads of a row.
-  __device__ void reduce(Acc* scratch, bool want_total) {
-    const Acc largest = row_reduce<Max>(max, scratch);
-    Acc sums[2] = {sum * exp(max - shift(largest)), total};
-    if (want_total) {
-      row_reduce<Sum>(sums, scratch);
-    } else {
-      sums[0] = row_reduce<Sum>(sums[0], scratch);
-    }
-    max = largest, sum = sums[0], total = sums[1];
-  }
-};
-
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kMaxRowThreads) cross_entropy_forward_kernel(CrossEntropyParams p) {
   using Acc = accumulate_t<T>;
-  __shared__ Acc scratch[2 * kWarpSize];
+  __shared__ Acc scratch[kWarpSize];
   const std::int64_t r = first_row() + threadIdx.y;
   const std::int64_t target = r < p.rows ? target_of(p, r) : p.ignore_index;
   const bool counted = counts(p, target), want_total = p.smoothing != 0;
   const int vectors = counted ? static_cast<int>(p.cols / kWidth) : 0;
   const T* row = Rows<const T>(p.logits).row(r);
-  RunningSums<Acc> sums;
+  ExpSum<Acc> sum;
+  Acc total = 0;
   for (int first = threadIdx.x; first < vectors; first += kAtOnce * blockDim.x) {
     Acc x[kAtOnce * kWidth];
 #pragma unroll
@@ -77,20 +46,21 @@ __global__ void __launch_bounds__(kMaxRowThreads) cross_entropy_forward_kernel(C
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
         x[k * kWidth + i] = inside ? convert<Acc>(part[i]) : Acc(-INFINITY);
-        if (want_total && inside) sums.total += x[k * kWidth + i];
+        if (want_total && inside) total += x[k * kWidth + i];
       }
     }
-    sums.add(x);
+    sum.add(x);
   }
-  sums.reduce(scratch, want_total);
+  sum.rescale(row_reduce<Max>(sum.max, scratch));
+  sum.sum = row_reduce<Sum>(sum.sum, scratch);
+  if (want_total) total = row_reduce<Sum>(total, scratch);
   if (threadIdx.x != 0 || r >= p.rows) return;
   Acc lse = 0, loss = 0;
   if (counted) {
-    const Acc shift = sums.shift(sums.max), log_sum = log(sums.sum), hit = convert<Acc>(row[target]);
+    const Acc shift = sum.shift(sum.max), log_sum = log(sum.sum), hit = convert<Acc>(row[target]);
     lse = shift + log_sum;
-    loss = want_total
-               ? lse - Acc(1 - p.smoothing) * hit - Acc(p.smoothing) * sums.total / static_cast<Acc>(p.cols)
-               : (shift - hit) + log_sum;
+    loss = want_total ? lse - Acc(1 - p.smoothing) * hit - Acc(p.smoothing) * total / static_cast<Acc>(p.cols)
+                      : (shift - hit) + log_sum;
   }
   if (p.lse != nullptr) static_cast<Acc*>(p.lse)[r] = lse;
   if (p.loss != nullptr) static_cast<Acc*>(p.loss)[r] = loss;

@@ -15,32 +15,38 @@ using namespace device;
 template <int kWidth>
 inline constexpr int kHeldVectors = kWidth == 8 ? 2 : 4;
 
-// A row of weights in the arithmetic type; a constant where there is none.
-template <class Acc, int kWidth, int kHeld>
-struct HeldWeights {
-  Vector<Acc, kWidth> held[kHeld];
-  const void* data;
-  DType dtype;
-  Acc absent;
+// A row of weights, of T or f32; a constant where there is none.
+template <class T, int kWidth, int kHeld>
+class HeldWeights {
+ public:
+  using Acc = accumulate_t<T>;
 
-  __device__ HeldWeights(const RowMatrix& matrix, Acc value_if_absent, int vectors)
-      : data(matrix.data), dtype(matrix.dtype), absent(value_if_absent) {
+  __device__ HeldWeights(const RowMatrix& matrix, Acc if_absent, int vectors)
+      : data_(matrix.data), is_f32_(matrix.dtype == DType::f32), if_absent_(if_absent) {
 #pragma unroll
     for (int slot = 0; slot < kHeld; ++slot) {
       const int v = threadIdx.x + slot * blockDim.x;
-      if (v < vectors) held[slot] = read(v);
+      if (v < vectors) held_[slot] = read(v);
     }
   }
-  __device__ Vector<Acc, kWidth> at(int slot, int v) const { return slot < kHeld ? held[slot] : read(v); }
+  __device__ Vector<Acc, kWidth> at(int slot, int v) const { return slot < kHeld ? held_[slot] : read(v); }
 
  private:
   __device__ Vector<Acc, kWidth> read(int v) const {
-    if (data != nullptr) return load_any<Acc, kWidth>(data, dtype, v * kWidth);
-    Vector<Acc, kWidth> constant;
+    if (data_ == nullptr) {
+      Vector<Acc, kWidth> constant;
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) constant[i] = absent;
-    return constant;
+      for (int i = 0; i < kWidth; ++i) constant[i] = if_absent_;
+      return constant;
+    }
+    if (is_f32_) return convert_vector<Acc>(load<kWidth>(static_cast<const float*>(data_) + v * kWidth));
+    return convert_vector<Acc>(load<kWidth>(static_cast<const T*>(data_) + v * kWidth));
   }
+
+  Vector<Acc, kWidth> held_[kHeld];
+  const void* data_;
+  bool is_f32_;
+  Acc if_absent_;
 };
 
 template <class T, int kWidth>
@@ -52,7 +58,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) norm_forward_kernel(NormForwar
   const Rows<T> sums(p.sum), ys(p.y);
   const int vectors = static_cast<int>(p.cols) / kWidth;
   const Acc share = Acc(1) / static_cast<Acc>(p.cols);
-  const HeldWeights<Acc, kWidth, kHeld> weight(p.weight, Acc(1), vectors), bias(p.bias, Acc(0), vectors);
+  const HeldWeights<T, kWidth, kHeld> weight(p.weight, Acc(1), vectors), bias(p.bias, Acc(0), vectors);
   for (std::int64_t first = first_row(); first < p.rows; first += row_step()) {
     const std::int64_t r = first + threadIdx.y;
     const int own = r < p.rows ? vectors : 0;  // all threads of the block go through the reductions
@@ -147,7 +153,7 @@ __global__ void __launch_bounds__(kMaxRowThreads)
   const Rows<T> dxs(p.dx);
   const int vectors = static_cast<int>(p.cols) / kWidth;
   const Acc per_col = Acc(1) / static_cast<Acc>(p.cols);
-  const HeldWeights<Acc, kWidth, kHeld> weight(p.weight, Acc(1), vectors);
+  const HeldWeights<T, kWidth, kHeld> weight(p.weight, Acc(1), vectors);
   WeightGradient<Acc, kWidth, kHeld> dweight, dbias;
   Acc* share = static_cast<Acc*>(p.workspace) + std::int64_t{blockIdx.x} * 2 * p.cols;
   const std::int64_t begin = blockIdx.x * chunk, end = min(p.rows, begin + chunk);

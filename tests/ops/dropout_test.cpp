@@ -55,7 +55,7 @@ TEST(Dropout, KeepsWhatTheStreamSaysInEveryDtypeAndLayout) {
 
 // kept iff u >= p, exactly: p is not rounded to fp32 on the way.
 TEST(Dropout, ComparesWithoutRounding) {
-  const Tensor x = ones({4});
+  const Tensor x = ones({4}, {.device = device()});
   const PhiloxState stream = Generator(17).state();
   const double u = uniform_from_bits(philox4x32(stream.seed, stream.offset)[0]);
   for (double p : {u, std::nextafter(u, 1), std::nextafter(u, 0)}) {
@@ -79,10 +79,11 @@ TEST(Dropout, IdentityAndZeros) {
   EXPECT_TRUE(dropout(x, 0, true, generator).is_same(x));
   EXPECT_TRUE(dropout(x, 0.5, false, generator).is_same(x));
   EXPECT_EQ(generator.state().offset, 0u);
-  Tensor bad = from_vector(std::vector<float>{NAN, INFINITY, 3}, {3}).set_requires_grad(true);
+  Tensor bad =
+      from_vector(std::vector<float>{NAN, INFINITY, 3}, {3}, {.device = device()}).set_requires_grad(true);
   const Tensor y = dropout(bad, 1, true, generator);
   EXPECT_TRUE(near(y, std::vector<double>{0, 0, 0}));
-  y.backward(ones({3}));
+  y.backward(ones({3}, {.device = device()}));
   EXPECT_TRUE(near(bad.grad(), std::vector<double>{0, 0, 0}));
 }
 
@@ -97,9 +98,22 @@ TEST(Dropout, SameSeedSameBitsForAnyNumberOfThreads) {
   EXPECT_FALSE(equal_bits(dropout(x, 0.3), expected)) << "the next call goes on in the stream";
 }
 
+TEST(Dropout, TheBitsAreTheCpus) {
+  for (DType dtype : kFloatingDTypes) {
+    const Tensor x = uniform({5, 1023}, {.dtype = dtype});
+    for (double p : {0.1, 1.0 / 3, 0.9}) {
+      const auto run = [&](const Tensor& in) {
+        Generator generator(11);
+        return dropout(in, p, true, generator);
+      };
+      EXPECT_TRUE(equal_bits(run(x), run(x.to(Device::cpu())))) << name_of(dtype) << p;
+    }
+  }
+}
+
 TEST(Dropout, DropsTheRightShare) {
   manual_seed(3);
-  const Tensor y = dropout(ones({1000000}), 0.3);
+  const Tensor y = dropout(ones({1000000}, {.device = device()}), 0.3);
   double kept = 0;
   for (float value : y.to_vector<float>()) kept += value != 0;
   EXPECT_NEAR(kept / 1e6, 0.7, 5 * std::sqrt(0.3 * 0.7 / 1e6));

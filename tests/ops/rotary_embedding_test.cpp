@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "core/autograd.h"
+#include "core/stream.h"
 #include "tests/support/reference.h"
 #include "tests/support/threads.h"
 
@@ -59,9 +60,9 @@ TEST(RotaryEmbedding, MatchesFp64InEveryDtypeLayoutAndConvention) {
       all.push_back({});
       all.push_back({.theta = 500000, .position_offset = 11});
       all.push_back({.interleaved = true});
-      all.push_back({.positions = randint(0, 999, {shape[1]}, {DType::i32}, generator)});
-      all.push_back(
-          {.positions = randint(0, 999, {shape[0], shape[1]}, {DType::i64}, generator), .interleaved = true});
+      all.push_back({.positions = randint(0, 999, {shape[1]}, {DType::i32, device()}, generator)});
+      all.push_back({.positions = randint(0, 999, {shape[0], shape[1]}, {DType::i64, device()}, generator),
+                     .interleaved = true});
       for (const RotaryOptions& options : all) {
         const std::vector<double> frequencies = plain_frequencies(options.theta, shape.back());
         // Cosine, sine, two products and their sum are rounded: 5 roundings of at most |x1| + |x2| <= 4.
@@ -168,6 +169,22 @@ TEST(RotaryEmbedding, ErrorsNameShapesAndPositions) {
             "[rotary_embedding] position_offset 1 together with positions: give one");
   EXPECT_EQ(error({.positions = zeros({3})}), "[rotary_embedding] positions are f32: expected i32 or i64");
   EXPECT_EQ(error({.theta = 0}), "[rotary_embedding] theta 0: expected a positive number");
+}
+
+// On a CUDA device positions are looked at by the kernel alone.
+TEST(RotaryEmbedding, PositionsOnADeviceAreBelowALimit) {
+  if (device().is_cpu()) GTEST_SKIP() << "positions on the CPU are checked before";
+  const Tensor x = uniform({1, 2, 1, 8});
+  const auto error = [&](std::int64_t position, std::int64_t max_positions) {
+    return error_of([&] {
+      rotary_embedding(x, {.positions = full({2}, static_cast<double>(position), {DType::i64, device()}),
+                           .max_positions = max_positions});
+      synchronize(device());
+    });
+  };
+  EXPECT_EQ(error(8192, 8192), "[rotary_embedding] position 8192 at position 0: expected one in [0, 8192)");
+  EXPECT_EQ(error(-1, 8192), "[rotary_embedding] position -1 at position 0: expected one in [0, 8192)");
+  EXPECT_EQ(error(8192, 8193), "no error");
 }
 
 }  // namespace

@@ -88,7 +88,7 @@ TEST(Swiglu, SameBitsForAnyNumberOfThreads) {
   const Tensor x = uniform({200, 700});
   const auto run = [&] {
     Tensor in = x.clone().set_requires_grad(true);
-    swiglu(in).backward(ones({200, 350}));
+    swiglu(in).backward(ones({200, 350}, {.device = device()}));
     return in.grad();
   };
   EXPECT_TRUE(equal_bits(with_threads(3, run), with_threads(1, run)));

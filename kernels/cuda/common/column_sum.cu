@@ -1,7 +1,7 @@
+#include "kernels/cuda/common/any_dtype.cuh"
 #include "kernels/cuda/common/column_sum.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/reduce.cuh"
-#include "kernels/cuda/common/rows.cuh"
 
 namespace ergon::kernels::cuda {
 namespace {
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kColumns* kShares)
   if (threadIdx.y != 0 || c >= cols) return;
 #pragma unroll
   for (int share = 1; share < kShares; ++share) sum += sums[share][threadIdx.x];
-  store_any(out, dtype, c, sum);
+  store_as<Acc, 1>(out, dtype, c, {sum});
 }
 
 }  // namespace

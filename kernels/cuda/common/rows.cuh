@@ -22,38 +22,6 @@ struct Rows {
   __device__ __forceinline__ explicit operator bool() const { return data != nullptr; }
 };
 
-// The kWidth elements from i on of an operand that is small beside the others, of any floating-point dtype: a
-// switch that all threads take the same way instead of one more template parameter.
-template <class Acc, int kWidth>
-__device__ __forceinline__ Vector<Acc, kWidth> load_any(const void* data, DType dtype, std::int64_t i) {
-  switch (dtype) {
-    case DType::bf16:
-      return convert_vector<Acc>(load<kWidth>(static_cast<const bf16*>(data) + i));
-    case DType::f16:
-      return convert_vector<Acc>(load<kWidth>(static_cast<const f16*>(data) + i));
-    case DType::f64:
-      return convert_vector<Acc>(load<kWidth>(static_cast<const double*>(data) + i));
-    default:
-      return convert_vector<Acc>(load<kWidth>(static_cast<const float*>(data) + i));
-  }
-}
-template <class Acc>
-__device__ __forceinline__ void store_any(void* data, DType dtype, std::int64_t i, Acc value) {
-  switch (dtype) {
-    case DType::bf16:
-      static_cast<bf16*>(data)[i] = convert<bf16>(value);
-      return;
-    case DType::f16:
-      static_cast<f16*>(data)[i] = convert<f16>(value);
-      return;
-    case DType::f64:
-      static_cast<double*>(data)[i] = convert<double>(value);
-      return;
-    default:
-      static_cast<float*>(data)[i] = convert<float>(value);
-  }
-}
-
 // On the host: do rows of `cols` elements of `element_size` bytes split into whole aligned 16-byte vectors in
 // all of the matrices? Absent ones do not count.
 inline bool rows_in_vectors(std::int64_t cols, std::int64_t element_size,
