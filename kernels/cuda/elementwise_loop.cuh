@@ -6,6 +6,7 @@
 #include <array>
 
 #include "core/cuda/strided.cuh"
+#include "core/op_scope.h"
 #include "kernels/cuda/common/any_dtype.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/elementwise_ops.cuh"
@@ -123,8 +124,8 @@ ElementwiseOperands<N, C> elementwise_operands(StridedLoop<N> loop, const std::a
   loop.shape[last] = (loop.shape[last] + width - 1) / width;
   const std::int64_t vectors = numel(loop.shape);
   ERGON_CHECK(vectors < std::int64_t{1} << 31,
-              "[elementwise] {} elements on cuda in vectors of {}: expected fewer than 2^31 vectors",
-              result.elements, width);
+              "[{}] {} elements on cuda in vectors of {}: expected fewer than 2^31 vectors",
+              OpScope::current(), result.elements, width);
   result.vectors = static_cast<std::uint32_t>(vectors);
   for (std::size_t k = 0; k < N; ++k) {
     const Operand& operand = operands[k];

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/op_scope.h"
 #include "kernels/cuda/common/any_dtype.cuh"
 #include "kernels/cuda/common/block_lanes.h"
 #include "kernels/cuda/common/launch.h"
@@ -90,7 +91,9 @@ __global__ void __launch_bounds__(kReduceThreads)
 
 unsigned blocks_for(std::int64_t results, int per_block) {
   const std::int64_t blocks = (results + per_block - 1) / per_block;
-  ERGON_CHECK(blocks < std::int64_t{1} << 31, "[extremum] {} results on cuda: expected fewer", results);
+  ERGON_CHECK(blocks < std::int64_t{1} << 31,
+              "[{}] {} results on cuda: expected fewer than 2^31 blocks of {}", OpScope::current(), results,
+              per_block);
   return static_cast<unsigned>(blocks);
 }
 

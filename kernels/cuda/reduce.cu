@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/cuda/strided.cuh"
+#include "core/op_scope.h"
 #include "kernels/cuda/common/any_dtype.cuh"
 #include "kernels/cuda/common/block_lanes.h"
 #include "kernels/cuda/common/launch.h"
@@ -187,8 +188,8 @@ ReducePass make_pass(const ReduceArgs& args) {
   const std::int64_t results = numel(kept.shape), elements = numel(reduced.shape);
   constexpr std::int64_t kLimit = std::int64_t{1} << 31;
   ERGON_CHECK(results < kLimit && elements < kLimit,
-              "[reduce] shape {} on cuda: {} results of {} elements: expected fewer than 2^31 of both",
-              args.shape, results, elements);
+              "[{}] shape {} on cuda: {} results of {} elements: expected fewer than 2^31 of both",
+              OpScope::current(), args.shape, results, elements);
   const BlockLanes lanes(by_columns, results, elements);
   const std::int64_t chunk = kSteps * lanes.lanes(),
                      chunks = std::max<std::int64_t>((elements + chunk - 1) / chunk, 1);
@@ -239,7 +240,8 @@ template <int kWidth, class C>
 void launch(ReduceOp op, const ReducePass& pass) {
   const std::int64_t tiles = (std::int64_t{pass.kept_items} - 1) / pass.lanes.columns() + 1,
                      blocks = tiles * pass.chunks;
-  ERGON_CHECK(blocks < std::int64_t{1} << 31, "[reduce] {} blocks on cuda: expected fewer than 2^31", blocks);
+  ERGON_CHECK(blocks < std::int64_t{1} << 31, "[{}] {} blocks on cuda: expected fewer than 2^31",
+              OpScope::current(), blocks);
   const auto run = [&](auto functor) {
     reduce_kernel<kWidth, C, decltype(functor)>
         <<<static_cast<unsigned>(blocks), kReduceThreads, 0, stream()>>>(pass);

@@ -75,6 +75,20 @@ TEST(ReduceCounters, VectorsAreOf16BytesAlongRows) {
   }
 }
 
+TEST(ReduceCounters, SameBitsInEveryOrderOfBlocksAndWarps) {
+  for (const Shape& shape : {Shape{600, 512}, Shape{2, 30000}, Shape{3000, 5}}) {
+    const Tensor x = uniform(shape).to(kCuda);
+    for (const bool columns : {false, true}) {
+      const Tensor first = sum(x, columns).y;
+      for (const unsigned seed : {1u, 2u}) {
+        simgpu::settings().order_seed = seed;
+        EXPECT_TRUE(equal_bits(sum(x, columns).y, first)) << to_string(shape) << " " << seed;
+      }
+      simgpu::settings().order_seed = 0;
+    }
+  }
+}
+
 TEST(ReduceCounters, WhatDoesNotFitVectorsIsRight) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const Shape& shape : {Shape{1, 1}, Shape{3, 65}, Shape{65, 3}, Shape{7, 5000}, Shape{5000, 7}}) {
