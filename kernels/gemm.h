@@ -3,6 +3,7 @@
 // Matrix product with strided operands, two batch dimensions and a fused epilogue.
 
 #include <cstdint>
+#include <string>
 
 #include "core/dtype.h"
 
@@ -23,7 +24,8 @@ struct GemmOperand {
   std::int64_t inner_stride = 0;
 };
 
-// C[o, n] = act(alpha * A[o, n] B[o, n] + beta * C[o, n] + bias)
+// C[o, n] = act(alpha * A[o, n] B[o, n] + beta * C[o, n] + bias) + residual, or with activation_backward
+// C[o, n] = (alpha * A[o, n] B[o, n] + beta * C[o, n] + bias) * act'(pre_activation) + residual
 //
 // a     (batch_outer, batch_inner, M, K)  f32|bf16|f16, or f64 with all of a, b, c, bias f64
 // b     (batch_outer, batch_inner, K, N)  its own dtype from the same set
@@ -31,7 +33,10 @@ struct GemmOperand {
 // with each
 //                                         other, nor with a or b
 // bias  (N)                               contiguous; null: none
-// pre_activation  like c, same dtype and strides: the argument of act, rounded to c's dtype; null: not stored
+// pre_activation  like c, same dtype and strides: the argument of act, rounded to c's dtype; null: not
+// stored.
+//                 With activation_backward it is read instead.
+// residual        like c, same dtype and strides; may be c itself; null: none
 //
 // Accumulates in fp32 (f64 for f64) and rounds once to c's dtype, whatever K; bf16 and f16 are converted
 // block by block. beta == 0 does not read c. K == 0 gives act(beta * C + bias); M, N or a batch of 0 does
@@ -54,6 +59,10 @@ struct GemmParams {
   DType bias_dtype = DType::f32;
   Activation activation = Activation::none;
   void* pre_activation = nullptr;
+  bool activation_backward = false;
+  const void* residual = nullptr;
+  bool allow_tf32 = false;    // cuda: f32 products may round a and b to tf32 (10 bits of mantissa)
+  void* workspace = nullptr;  // cuda: gemm_workspace() bytes, aligned to 16; null: K is not split
 };
 
 namespace cpu {
@@ -64,4 +73,22 @@ namespace cpu {
 void gemm(const GemmParams& params);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// On tensor cores where a and b are both bf16, f16 or f32 (of any strides below 2^31 bytes a few lines on);
+// f32 in three passes of tf32, each product within 2^-21, or with allow_tf32 in one, within 2^-10. Other
+// dtypes take a plain kernel. 16-byte copies where a and b have a unit stride and pointers and other strides
+// are multiples of 16 bytes; rows of C in vectors of four elements where they are aligned for it. Bytes read
+// of a and b: for tiles of BM x BN, ceil(M / BM) ceil(N / BN) (BM + BN) K elements. M, N, K below 2^31.
+// Asynchronous on the current stream; docs/gemm.md explains the kernels.
+void gemm(const GemmParams& params);
+
+// Bytes of workspace with which this product, whose workspace is not looked at, runs best; often 0.
+std::int64_t gemm_workspace(const GemmParams& params);
+
+// The kernel that runs this product, and why it was chosen, in one line.
+std::string gemm_plan(const GemmParams& params);
+
+}  // namespace cuda
 }  // namespace ergon::kernels

@@ -3,6 +3,7 @@
 #include "core/autograd.h"
 #include "kernels/linear.h"
 #include "ops/dispatch.h"
+#include "ops/gemm.h"
 
 namespace ergon::ops {
 namespace {
@@ -40,6 +41,7 @@ void check(const Tensor& x, const Tensor& weight, const Tensor& bias, WeightLayo
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const LinearOptions& options) {
+  OpScope scope("linear", x, weight, bias);
   check(x, weight, bias, options.layout);
   const bool recording = autograd::should_record(std::vector<Tensor>{x, weight, bias});
   Tensor rows, matrix;  // (rows, in), (out, in)
@@ -56,16 +58,16 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const L
   const Tensor bias_row = bias.defined() ? bias.contiguous() : bias;
   GemmOperand<const void*> transposed = operand(matrix);
   std::swap(transposed.row_stride, transposed.col_stride);
-  kernels::cpu::gemm({.M = M,
-                      .N = N,
-                      .K = K,
-                      .a = operand(rows),
-                      .b = transposed,
-                      .c = {y.data_ptr(), y.dtype(), N, 1},
-                      .bias = bias.defined() ? bias_row.data_ptr() : nullptr,
-                      .bias_dtype = x.dtype(),
-                      .activation = options.activation,
-                      .pre_activation = pre.defined() ? pre.data_ptr() : nullptr});
+  detail::gemm(x.device(), {.M = M,
+                            .N = N,
+                            .K = K,
+                            .a = operand(rows),
+                            .b = transposed,
+                            .c = {y.data_ptr(), y.dtype(), N, 1},
+                            .bias = bias.defined() ? bias_row.data_ptr() : nullptr,
+                            .bias_dtype = x.dtype(),
+                            .activation = options.activation,
+                            .pre_activation = pre.defined() ? pre.data_ptr() : nullptr});
 
   using autograd::save;
   return autograd::record(
@@ -100,24 +102,24 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const L
         }
         if (needs[0]) {  // dx = dpre W
           grads[0] = empty(shape, dy.options());
-          kernels::cpu::gemm({.M = rows2,
-                              .N = in,
-                              .K = out,
-                              .a = operand(dpre),
-                              .b = operand(matrix2),
-                              .c = {grads[0].data_ptr(), dy.dtype(), in, 1}});
+          detail::gemm(dy.device(), {.M = rows2,
+                                     .N = in,
+                                     .K = out,
+                                     .a = operand(dpre),
+                                     .b = operand(matrix2),
+                                     .c = {grads[0].data_ptr(), dy.dtype(), in, 1}});
         }
         if (needs[1]) {  // dW = dpre^T x, or its transpose
           grads[1] = empty(w.shape(), dy.options());
           const bool out_in = options.layout == WeightLayout::out_in;
           GemmOperand<const void*> left = operand(out_in ? dpre : x2);
           std::swap(left.row_stride, left.col_stride);
-          kernels::cpu::gemm({.M = out_in ? out : in,
-                              .N = out_in ? in : out,
-                              .K = rows2,
-                              .a = left,
-                              .b = operand(out_in ? x2 : dpre),
-                              .c = output(grads[1])});
+          detail::gemm(dy.device(), {.M = out_in ? out : in,
+                                     .N = out_in ? in : out,
+                                     .K = rows2,
+                                     .a = left,
+                                     .b = operand(out_in ? x2 : dpre),
+                                     .c = output(grads[1])});
         }
         return grads;
       });

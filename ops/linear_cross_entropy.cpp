@@ -3,11 +3,12 @@
 #include <utility>
 
 #include "core/autograd.h"
+#include "core/op_scope.h"
 #include "core/tensor_impl.h"
-#include "kernels/gemm.h"
 #include "ops/arithmetic.h"
 #include "ops/cross_entropy.h"
 #include "ops/dispatch.h"
+#include "ops/gemm.h"
 #include "ops/row_view.h"
 
 namespace ergon::ops {
@@ -69,7 +70,8 @@ Tensor run(const RowView& hidden, const Tensor& weight, const detail::Targets& t
     const GemmOperand<const void*> h{at(hidden.tensor, begin * hidden.stride), hidden.tensor.dtype(),
                                      hidden.stride, 1};
     const GemmOperand<void*> z{logits.data_ptr(), logits.dtype(), classes, 1};
-    kernels::cpu::gemm({.M = count, .N = classes, .K = features, .a = h, .b = transposed(w), .c = z});
+    detail::gemm(compute.device,
+                 {.M = count, .N = classes, .K = features, .a = h, .b = transposed(w), .c = z});
     kernels::CrossEntropyParams params{.rows = count,
                                        .cols = classes,
                                        .logits = {z.data, z.dtype, classes},
@@ -87,17 +89,17 @@ Tensor run(const RowView& hidden, const Tensor& weight, const detail::Targets& t
     const GemmOperand<const void*> dz{z.data, z.dtype, classes, 1};
     if (grads.hidden.defined()) {
       const GemmOperand<void*> dh{at(grads.hidden, begin * features), compute.dtype, features, 1};
-      kernels::cpu::gemm({.M = count, .N = features, .K = classes, .a = dz, .b = w, .c = dh});
+      detail::gemm(compute.device, {.M = count, .N = features, .K = classes, .a = dz, .b = w, .c = dh});
     }
     if (grads.weight.defined()) {
       const GemmOperand<void*> dw{grads.weight.data_ptr(), compute.dtype, features, 1};
-      kernels::cpu::gemm({.M = classes,
-                          .N = features,
-                          .K = count,
-                          .a = transposed(dz),
-                          .b = h,
-                          .c = dw,
-                          .beta = begin == 0 ? 0.0 : 1.0});
+      detail::gemm(compute.device, {.M = classes,
+                                    .N = features,
+                                    .K = count,
+                                    .a = transposed(dz),
+                                    .b = h,
+                                    .c = dw,
+                                    .beta = begin == 0 ? 0.0 : 1.0});
     }
   }
   return detail::total_of(loss, targets.weight);

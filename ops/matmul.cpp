@@ -1,12 +1,17 @@
 #include "ops/matmul.h"
 
+#include <atomic>
+
 #include "core/autograd.h"
+#include "core/op_scope.h"
 #include "core/strided_loop.h"
-#include "kernels/gemm.h"
+#include "ops/gemm.h"
 #include "ops/reduce.h"
 
 namespace ergon::ops {
 namespace {
+
+std::atomic<bool> tf32_allowed = false;
 
 // out = a b for (..., M, K), (..., K, N), (..., M, N) with equal leading dimensions; strides of 0 are fine in
 // a and b.
@@ -45,14 +50,14 @@ void batched_product(const Tensor& a, const Tensor& b, const Tensor& out) {
                                            loop.strides[k][inner - 1],
                                            loop.strides[k][inner]};
     };
-    kernels::cpu::gemm({.M = out.size(-2),
-                        .N = out.size(-1),
-                        .K = a.size(-1),
-                        .batch_outer = loop.shape[inner - 1],
-                        .batch_inner = loop.shape[inner],
-                        .a = operand(0, static_cast<const void*>(nullptr)),
-                        .b = operand(1, static_cast<const void*>(nullptr)),
-                        .c = operand(2, static_cast<void*>(nullptr))});
+    detail::gemm(out.device(), {.M = out.size(-2),
+                                .N = out.size(-1),
+                                .K = a.size(-1),
+                                .batch_outer = loop.shape[inner - 1],
+                                .batch_inner = loop.shape[inner],
+                                .a = operand(0, static_cast<const void*>(nullptr)),
+                                .b = operand(1, static_cast<const void*>(nullptr)),
+                                .c = operand(2, static_cast<void*>(nullptr))});
   }
 }
 
@@ -97,7 +102,11 @@ Tensor matrix_product(const Tensor& a, const Tensor& b) {
 
 }  // namespace
 
+void set_allow_tf32(bool allow) { tf32_allowed = allow; }
+bool allow_tf32() { return tf32_allowed; }
+
 Tensor matmul(const Tensor& a_in, const Tensor& b_in) {
+  OpScope scope("matmul", a_in, b_in);
   ERGON_CHECK(a_in.dim() >= 1 && b_in.dim() >= 1,
               "[matmul] a {} and b {}: expected at least one dimension each", a_in.shape(), b_in.shape());
   const int inner_b = b_in.dim() == 1 ? 0 : b_in.dim() - 2;

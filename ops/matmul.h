@@ -11,4 +11,10 @@ namespace ergon::ops {
 // accumulates in fp32. Throws Error naming both shapes if a.shape[-1] differs from b.shape[-2].
 Tensor matmul(const Tensor& a, const Tensor& b);
 
+// Whether products of f32 on CUDA may round their operands to TF32, which has 10 bits of mantissa: about
+// three times as fast as fp32's accuracy, which is the default. For the process; for matmul, linear,
+// linear_cross_entropy.
+void set_allow_tf32(bool allow);
+bool allow_tf32();
+
 }  // namespace ergon::ops

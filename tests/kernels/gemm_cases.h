@@ -35,13 +35,13 @@ inline double roundoff(DType dtype) {
   }
 }
 
-// (outer, inner, rows, cols) of a dtype in a layout, one element past an aligned address. Memory outside the
-// elements holds NaN.
+// (outer, inner, rows, cols) of a dtype in a layout, `first` elements past an aligned address. Memory outside
+// the elements holds NaN.
 class Matrices {
  public:
   Matrices(DType dtype, std::int64_t outer, std::int64_t inner, std::int64_t rows, std::int64_t cols,
-           Layout layout = Layout::row_major)
-      : dtype_(dtype) {
+           Layout layout = Layout::row_major, std::int64_t first = 1)
+      : dtype_(dtype), first_(first) {
     switch (layout) {
       case Layout::row_major:
         row_ = cols, col_ = 1;
@@ -62,7 +62,7 @@ class Matrices {
     inner_ = std::max<std::int64_t>(rows, 1) * std::max<std::int64_t>(row_, 1)
              + std::max<std::int64_t>(cols, 1) * col_;
     outer_ = inner * inner_;
-    size_ = outer * outer_ + 1;
+    size_ = outer * outer_ + first;
     storage_.resize(static_cast<std::size_t>(size_ * size_of(dtype)));
     poison();
   }
@@ -86,14 +86,20 @@ class Matrices {
   }
   template <class Pointer>
   GemmOperand<Pointer> operand() const {
-    return {const_cast<std::byte*>(storage_.data()) + size_of(dtype_), dtype_, row_, col_, outer_, inner_};
+    return {const_cast<std::byte*>(storage_.data()) + first_ * size_of(dtype_),
+            dtype_,
+            row_,
+            col_,
+            outer_,
+            inner_};
   }
   DType dtype() const { return dtype_; }
   const std::vector<std::byte>& storage() const { return storage_; }
+  std::vector<std::byte>& storage() { return storage_; }
 
  private:
   std::int64_t offset(std::int64_t o, std::int64_t n, std::int64_t i, std::int64_t j) const {
-    return 1 + o * outer_ + n * inner_ + i * row_ + j * col_;
+    return first_ + o * outer_ + n * inner_ + i * row_ + j * col_;
   }
   void put(std::int64_t index, double value) {
     dispatch_floating(dtype_, "test", [&](auto tag) {
@@ -104,6 +110,7 @@ class Matrices {
   }
 
   DType dtype_;
+  std::int64_t first_;
   std::int64_t outer_ = 0, inner_ = 0, row_ = 0, col_ = 0, size_ = 0;
   std::vector<std::byte> storage_;
 };
@@ -116,13 +123,16 @@ struct Problem {
   bool with_bias = false, with_pre_activation = false;
   Activation activation = Activation::none;
   bool integers = true;  // small whole numbers: every sum is exact
+  bool activation_backward = false, with_residual = false, allow_tf32 = false;
+  std::int64_t first = 1;  // elements between an aligned address and the first one
 
   std::string describe() const {
     return fmt::format(
-        "M {} N {} K {} batch {}x{} {} {} -> {} layouts {} {} {} alpha {} beta {} bias {} act {}", M, N, K,
-        outer, inner, name_of(a), name_of(b), name_of(c), static_cast<int>(layout_a),
+        "M {} N {} K {} batch {}x{} {} {} -> {} layouts {} {} {} alpha {} beta {} bias {} act {}{}{}{}", M, N,
+        K, outer, inner, name_of(a), name_of(b), name_of(c), static_cast<int>(layout_a),
         static_cast<int>(layout_b), static_cast<int>(layout_c), alpha, beta, with_bias,
-        static_cast<int>(activation));
+        static_cast<int>(activation), activation_backward ? " backward" : "",
+        with_residual ? " residual" : "", first == 0 ? " aligned" : "");
   }
 };
 
@@ -138,6 +148,26 @@ inline double activate(Activation activation, double x) {
       return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
     case Activation::silu:
       return x / (1 + std::exp(-x));
+  }
+  return NAN;
+}
+
+inline double activation_derivative(Activation activation, double x) {
+  switch (activation) {
+    case Activation::none:
+      return 1;
+    case Activation::relu:
+      return x > 0 ? 1 : 0;
+    case Activation::gelu_tanh: {
+      const double t = std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x));
+      return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * std::sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
+    }
+    case Activation::gelu_erf:
+      return 0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-0.5 * x * x) / std::sqrt(2 * M_PI);
+    case Activation::silu: {
+      const double s = 1 / (1 + std::exp(-x));
+      return s * (1 + x * (1 - s));
+    }
   }
   return NAN;
 }

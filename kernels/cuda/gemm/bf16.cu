@@ -1,0 +1,11 @@
+// Tensor-core kernels for bf16 operands.
+
+#include "kernels/cuda/gemm/tensor_core.cuh"
+
+namespace ergon::kernels::cuda::gemm_detail {
+
+TensorCoreKernel* bf16_kernel(int tile, bool a_depth, bool b_depth) {
+  return kernel_of<Bf16Math>(tile, a_depth, b_depth);
+}
+
+}  // namespace ergon::kernels::cuda::gemm_detail

@@ -1,0 +1,70 @@
+// The contract of kernels/gemm.h on CUDA.
+
+#include "kernels/gemm.h"
+
+#include "core/error.h"
+#include "core/log.h"
+#include "kernels/cuda/gemm/plan.h"
+
+namespace ergon::kernels::cuda {
+namespace {
+
+using namespace gemm_detail;
+
+constexpr int kMaxSplits = 32;
+
+bool is_empty(const GemmParams& p) {
+  return p.M == 0 || p.N == 0 || p.batch_outer == 0 || p.batch_inner == 0;
+}
+
+void check(const GemmParams& p) {
+  constexpr std::int64_t kLimit = std::int64_t{1} << 31;
+  ERGON_CHECK(p.M >= 0 && p.N >= 0 && p.K >= 0 && p.M < kLimit && p.N < kLimit && p.K < kLimit
+                  && p.batch_outer >= 0 && p.batch_inner >= 0,
+              "[gemm] M {}, N {}, K {}, batch {} x {}: expected sizes from 0 to 2^31 - 1", p.M, p.N, p.K,
+              p.batch_outer, p.batch_inner);
+  const DType bias = p.bias == nullptr ? p.c.dtype : p.bias_dtype;
+  int doubles = 0;
+  for (const DType dtype : {p.a.dtype, p.b.dtype, p.c.dtype, bias}) {
+    ERGON_CHECK(is_floating_point(dtype), "[gemm] dtype {}: expected f32, bf16, f16 or f64", name_of(dtype));
+    doubles += dtype == DType::f64 ? 1 : 0;
+  }
+  ERGON_CHECK(doubles == 0 || doubles == 4,
+              "[gemm] dtypes a {}, b {}, c {}, bias {}: f64 does not mix with the others", name_of(p.a.dtype),
+              name_of(p.b.dtype), name_of(p.c.dtype), name_of(p.bias_dtype));
+  if (is_empty(p)) return;
+  ERGON_CHECK(p.c.data != nullptr && (p.K == 0 || (p.a.data != nullptr && p.b.data != nullptr)),
+              "[gemm] M {}, N {}, K {}: an operand has no data", p.M, p.N, p.K);
+  ERGON_CHECK(!p.activation_backward || p.pre_activation != nullptr,
+              "[gemm] activation_backward without pre_activation");
+  ERGON_CHECK(reinterpret_cast<std::uintptr_t>(p.workspace) % 16 == 0,
+              "[gemm] workspace at {}: expected alignment to 16 bytes", p.workspace);
+}
+
+}  // namespace
+
+void gemm(const GemmParams& params) {
+  check(params);
+  if (is_empty(params)) return;
+  const Problem problem = problem_of(params);
+  if (problem.arithmetic == Arithmetic::simt) return launch_simt(params);
+  const Plan plan = best_plan(problem, params.workspace == nullptr ? 1 : kMaxSplits);
+  SPDLOG_LOGGER_DEBUG(&log(), "[gemm] M {} N {} K {} batch {}: {}", params.M, params.N, params.K,
+                      problem.batches, describe(problem, plan));
+  run(params, problem, plan);
+}
+
+std::int64_t gemm_workspace(const GemmParams& params) {
+  check(params);
+  if (is_empty(params)) return 0;
+  const Problem problem = problem_of(params);
+  return workspace_bytes(problem, best_plan(problem, kMaxSplits).splits);
+}
+
+std::string gemm_plan(const GemmParams& params) {
+  check(params);
+  const Problem problem = problem_of(params);
+  return describe(problem, best_plan(problem, kMaxSplits));
+}
+
+}  // namespace ergon::kernels::cuda
