@@ -9,6 +9,7 @@
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/gemm_pack.h"
 #include "kernels/cpu/gemm_tiles.h"
+#include "kernels/cpu/row_reduce.h"
 #include "kernels/cpu/vec_math.h"
 #include "kernels/cpu/workspace.h"
 
@@ -165,50 +166,6 @@ void over_rows(const Block& block, const Scratch<Acc>& scratch, const Acc* s, co
                        .accumulate = true});
 }
 
-template <class Acc, class Combine>
-Acc fold(Acc (&lanes)[kRun], Combine combine) {
-  for (int64_t half = kRun / 2; half > 0; half /= 2) {
-    for (int64_t lane = 0; lane < half; ++lane) lanes[lane] = combine(lanes[lane], lanes[lane + half]);
-  }
-  return lanes[0];
-}
-
-// n is a multiple of kRun.
-template <class Acc>
-Acc row_max(const Acc* row, int64_t n) {
-  const auto larger = [](Acc a, Acc b) { return b > a ? b : a; };
-  Acc best[kRun];
-  std::fill_n(best, kRun, -std::numeric_limits<Acc>::infinity());
-  for (int64_t i = 0; i < n; i += kRun) {
-    for (int64_t lane = 0; lane < kRun; ++lane) best[lane] = larger(best[lane], row[i + lane]);
-  }
-  return fold(best, larger);
-}
-
-// row[j] = exp(row[j] - shift); returns the sum. n is a multiple of kRun.
-template <class Acc>
-Acc exp_and_sum(Acc* row, int64_t n, Acc shift) {
-  Acc sums[kRun] = {};
-  for (int64_t i = 0; i < n; i += kRun) {
-    for (int64_t lane = 0; lane < kRun; ++lane) {
-      row[i + lane] = vexp_normal(row[i + lane] - shift);
-      sums[lane] += row[i + lane];
-    }
-  }
-  return fold(sums, std::plus<Acc>());
-}
-
-template <class Acc>
-Acc dot(const Acc* a, const Acc* b, int64_t n) {
-  Acc sums[kRun] = {};
-  int64_t i = 0;
-  for (; i + kRun <= n; i += kRun) {
-    for (int64_t lane = 0; lane < kRun; ++lane) sums[lane] += a[i + lane] * b[i + lane];
-  }
-  for (int64_t lane = 0; i < n; ++i, ++lane) sums[lane] += a[i] * b[i];
-  return fold(sums, std::plus<Acc>());
-}
-
 template <class T>
 void forward_head(const AttentionParams& p, int64_t batch, int64_t head,
                   const Scratch<accumulate_t<T>>& scratch) {
@@ -228,8 +185,8 @@ void forward_head(const AttentionParams& p, int64_t batch, int64_t head,
       // Whole runs: exp of what is added is next to nothing, and it ends up as zero.
       const int64_t whole = round_up(visible, kRun);
       std::fill(row + visible, row + whole, -std::numeric_limits<Acc>::infinity());
-      const Acc max = row_max(row, whole);
-      const Acc sum = exp_and_sum(row, whole, max);
+      const Acc max = reduce_run<ReduceOp::max, NanMode::skip>(row, whole);
+      const Acc sum = sum_of<Acc>(whole, [&](int64_t j) { return row[j] = vexp_normal(row[j] - max); });
       inverse[r] = sum > 0 || sum != sum ? Acc(1) / sum : Acc(0);
       std::fill(row + visible, row + block.keys, Acc(0));
       if (lse != nullptr)
@@ -261,7 +218,8 @@ void backward_block(const AttentionParams& p, int64_t batch, int64_t head, const
     Acc* __restrict p_row = scratch.p + r * scratch.keys;
     Acc* __restrict ds_row = scratch.ds + r * scratch.keys;
     const Acc *dout_row = scratch.dout + r * scratch.width, *o_row = scratch.out + r * scratch.width;
-    const Acc delta = dot(dout_row, o_row, p.head_dim), shift = lse[block.first + r];
+    const Acc delta = sum_of<Acc>(p.head_dim, [&](int64_t d) { return dout_row[d] * o_row[d]; });
+    const Acc shift = lse[block.first + r];
     const int64_t whole = round_up(visible, kRun);
     for (int64_t j = 0; j < whole; ++j) {
       p_row[j] = vexp_normal(p_row[j] - shift);

@@ -4,24 +4,15 @@
 
 #include "core/half.h"
 #include "core/parallel.h"
+#include "kernels/cpu/row_reduce.h"
 #include "kernels/cpu/rows.h"
 
 namespace ergon::kernels::cpu {
 namespace {
 
 template <class T>
-T mean_of(const T* x, std::int64_t n) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < n; ++i) sum += x[i];
-  return sum / static_cast<T>(n);
-}
-
-template <class T>
 T mean_square(const T* x, T center, std::int64_t n) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < n; ++i) sum += (x[i] - center) * (x[i] - center);
+  const T sum = sum_of<T>(n, [&](std::int64_t i) { return (x[i] - center) * (x[i] - center); });
   return sum / static_cast<T>(n);
 }
 
@@ -44,7 +35,7 @@ void forward_rows(const NormForwardParams& p, std::int64_t begin, std::int64_t e
       sums.finish(r);
       x = stored_sums.row(r);  // as rounded: what the backward will see
     }
-    const T mean = kCentered ? mean_of(x, cols) : T(0);
+    const T mean = kCentered ? reduce_run<ReduceOp::sum>(x, cols) / static_cast<T>(cols) : T(0);
     const T rstd = T(1) / std::sqrt(mean_square(x, mean, cols) + static_cast<T>(p.eps));
     T* y = ys.row(r);
 #pragma omp simd
@@ -82,18 +73,13 @@ class BackwardChunk {
     const T* weight = weights_.row(0);
     const T mean = kCentered ? static_cast<const T*>(p_.mean)[r] : T(0);
     const T rstd = static_cast<const T*>(p_.rstd)[r];
-    T sum_g = 0, sum_gx = 0;
-#pragma omp simd reduction(+ : sum_g, sum_gx)
-    for (std::int64_t c = 0; c < cols; ++c) {
+    const T sum_gx = sum_of<T>(cols, [&](std::int64_t c) {
       const T xhat = (x[c] - mean) * rstd;
-      const T g = dout[c] * weight[c];
-      sum_gx += g * xhat;
       dweight[c] += dout[c] * xhat;
-      if constexpr (kCentered) {
-        sum_g += g;
-        dbias[c] += dout[c];
-      }
-    }
+      if constexpr (kCentered) dbias[c] += dout[c];
+      return dout[c] * weight[c] * xhat;
+    });
+    const T sum_g = kCentered ? sum_of<T>(cols, [&](std::int64_t c) { return dout[c] * weight[c]; }) : T(0);
     const T mean_g = sum_g / static_cast<T>(cols);
     const T mean_gx = sum_gx / static_cast<T>(cols);
     T* dx = dxs_.row(r);

@@ -20,15 +20,19 @@ struct Chunk {
   std::int64_t count;
 };
 
-// Calls f(chunk index, chunk) in parallel.
+// Calls f(chunk index, chunk) in parallel. Threads take chunks in turn: those of biases are short and lie
+// together.
 template <class F>
 void for_each_chunk(const OptimizerTensors& tensors, F&& f) {
-  parallel_for(0, tensors.chunks, 2, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const auto after = std::ranges::upper_bound(tensors.list, i, {}, &OptimizerTensor::first_chunk);
-      const OptimizerTensor& tensor = *std::prev(after);
-      const std::int64_t first = (i - tensor.first_chunk) * kOptimizerChunk;
-      f(i, Chunk{&tensor, first, std::min(kOptimizerChunk, tensor.numel - first)});
+  const std::int64_t pieces = std::clamp<std::int64_t>(tensors.chunks / 2, 1, num_threads());
+  parallel_for(0, pieces, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t piece = begin; piece < end; ++piece) {
+      for (std::int64_t i = piece; i < tensors.chunks; i += pieces) {
+        const auto after = std::ranges::upper_bound(tensors.list, i, {}, &OptimizerTensor::first_chunk);
+        const OptimizerTensor& tensor = *std::prev(after);
+        const std::int64_t first = (i - tensor.first_chunk) * kOptimizerChunk;
+        f(i, Chunk{&tensor, first, std::min(kOptimizerChunk, tensor.numel - first)});
+      }
     }
   });
 }

@@ -100,4 +100,22 @@ inline T reduce_run(const T* x, std::int64_t n) {
   return combine<op, mode>(reduce_run<op, mode>(x, half), reduce_run<op, mode>(x + half, n - half));
 }
 
+// The sum of term(i) for i in [0, n), each i asked once and independent of the others; as many partial sums
+// as fill 64 bytes, added up pairwise.
+template <class T, class Term>
+inline T sum_of(std::int64_t n, Term&& term) {
+  constexpr int kLanes = row_reduce_detail::VectorOf<T>::lanes;
+  T lanes[kLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += term(i + lane);
+  }
+  for (int lane = 0; i < n; ++i, ++lane) lanes[lane] += term(i);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  }
+  return lanes[0];
+}
+
 }  // namespace ergon::kernels::cpu
