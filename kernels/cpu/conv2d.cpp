@@ -3,6 +3,7 @@
 #include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/cpu/conv2d_tile.h"
+#include "kernels/cpu/row_reduce.h"
 
 namespace ergon::kernels::cpu {
 namespace {
@@ -79,7 +80,7 @@ struct InputStaging {
 };
 
 // (rows, taps) → (blocks, taps, kRows), rows filled up with zeros. weight(row, tap) gives an element.
-template <class T, class F>
+template <int kRows, class T, class F>
 std::vector<T> pack(int64_t rows, int64_t taps, const F& weight) {
   std::vector<T> packed(static_cast<std::size_t>(round_up(rows, kRows) * taps));
   for (int64_t r = 0; r < rows; ++r) {
@@ -90,32 +91,42 @@ std::vector<T> pack(int64_t rows, int64_t taps, const F& weight) {
   return packed;
 }
 
-template <class S>
+// Parts that each of `tasks` tasks is cut into, at most `blocks`, so that there is one for every thread.
+int64_t parts_of_task(int64_t tasks, int64_t blocks) {
+  return std::clamp<int64_t>(num_threads() / std::max<int64_t>(tasks, 1), 1, blocks);
+}
+
+template <class Tile, class S>
 void forward(const Conv2dGeometry& g, const S* x, const S* w, const S* bias, S* y) {
   using T = accumulate_t<S>;
   const InputStaging staging(g);
   const int64_t taps = g.taps(), outputs = g.group_outputs(), positions = g.output[0] * g.output[1];
-  const int64_t blocks = (outputs + kRows - 1) / kRows;
-  const int64_t vectors = (staging.columns + kLanes<T> - 1) / kLanes<T>;
+  const int64_t blocks = (outputs + Tile::kRows - 1) / Tile::kRows;
+  const int64_t vectors = (staging.columns + kLanes<T> - 1) / kLanes<T>, ld = vectors * kLanes<T>;
   std::vector<std::vector<T>> weights;
   for (int64_t group = 0; group < g.groups; ++group) {
     const S* of_group = w + group * outputs * taps;
-    weights.push_back(
-        pack<T>(outputs, taps, [&](int64_t r, int64_t k) { return convert<T>(of_group[r * taps + k]); }));
+    weights.push_back(pack<Tile::kRows, T>(
+        outputs, taps, [&](int64_t r, int64_t k) { return convert<T>(of_group[r * taps + k]); }));
   }
-  parallel_for(0, g.batch * g.groups, 1, [&](int64_t begin, int64_t end) {
+  const int64_t parts = parts_of_task(g.batch * g.groups, blocks);
+  parallel_for(0, g.batch * g.groups * parts, 1, [&](int64_t begin, int64_t end) {
     T* image = scratch<T, 0>(staging.elements(kLanes<T>));
-    T* out = scratch<T, 1>(blocks * kRows * vectors * kLanes<T>);
+    T* out = scratch<T, 1>(blocks * Tile::kRows * ld);
     T* row = scratch<T, 2>(g.output[1]);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t group = task % g.groups;
-      staging.stage(x + task * g.group_inputs() * g.input[0] * g.input[1], image);
-      sum_taps(image, staging.offsets, weights[static_cast<std::size_t>(group)].data(), blocks, vectors, out);
-      S* to = y + task * outputs * positions;
-      for (int64_t o = 0; o < outputs; ++o) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t task = i / parts, part = i % parts, group = task % g.groups;
+      const int64_t first = blocks * part / parts, last = blocks * (part + 1) / parts;
+      if (i == begin || part == 0)
+        staging.stage(x + task * g.group_inputs() * g.input[0] * g.input[1], image);
+      const T* packed = weights[static_cast<std::size_t>(group)].data() + first * taps * Tile::kRows;
+      sum_taps<Tile>(image, staging.offsets, packed, last - first, vectors, out);
+      const T* sums = out;
+      for (int64_t o = first * Tile::kRows; o < std::min(outputs, last * Tile::kRows); ++o, sums += ld) {
         const T shift = bias == nullptr ? T(0) : convert<T>(bias[group * outputs + o]);
-        const T* from = out + o * vectors * kLanes<T>;
-        for (int64_t i = 0; i < g.output[0]; ++i, from += staging.size[1], to += g.output[1]) {
+        S* to = y + (task * outputs + o) * positions;
+        for (int64_t r = 0; r < g.output[0]; ++r, to += g.output[1]) {
+          const T* from = sums + r * staging.size[1];
           for (int64_t j = 0; j < g.output[1]; ++j) row[j] = from[j] + shift;
           convert_run(row, to, g.output[1]);
         }
@@ -163,7 +174,7 @@ struct Residue {
   std::vector<std::vector<T>> weights;  // by group
 };
 
-template <class T, class S>
+template <int kRows, class T, class S>
 std::vector<Residue<T>> make_residues(const OutputStaging& staging, const S* w) {
   const Conv2dGeometry& g = staging.g;
   const int64_t kernel = g.kernel[0] * g.kernel[1];
@@ -187,7 +198,7 @@ std::vector<Residue<T>> make_residues(const OutputStaging& staging, const S* w) 
       for (int64_t group = 0; group < g.groups; ++group) {
         const S* of_group = w + group * g.group_outputs() * g.taps();
         residue.weights.push_back(
-            pack<T>(g.group_inputs(), static_cast<int64_t>(sources.size()), [&](int64_t c, int64_t k) {
+            pack<kRows, T>(g.group_inputs(), static_cast<int64_t>(sources.size()), [&](int64_t c, int64_t k) {
               const int64_t source = sources[static_cast<std::size_t>(k)];
               return convert<T>(of_group[source + c * kernel]);
             }));
@@ -198,41 +209,55 @@ std::vector<Residue<T>> make_residues(const OutputStaging& staging, const S* w) 
   return residues;
 }
 
-template <class S>
+// Sums of one residue, `channels` rows of `out`, to their places in dx: the first channel's plane at `to`.
+template <class T, class S>
+void scatter_residue(const OutputStaging& staging, const Residue<T>& residue, const T* out, int64_t ld,
+                     int64_t channels, S* to) {
+  const Conv2dGeometry& g = staging.g;
+  const int64_t row0 = g.stride[0] * staging.first[0] + residue.row - g.padding[0];
+  const int64_t col0 = g.stride[1] * staging.first[1] + residue.col - g.padding[1];
+  const int64_t j0 = col0 < 0 ? 1 : 0;  // the first column lies left of x at most once
+  const int64_t first_col = col0 + j0 * g.stride[1];
+  const int64_t columns = first_col >= g.input[1] ? 0 : (g.input[1] - 1 - first_col) / g.stride[1] + 1;
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t i = 0; i < staging.count[0]; ++i) {
+      const int64_t row = row0 + i * g.stride[0];
+      if (row < 0 || row >= g.input[0]) continue;
+      const T* from = out + c * ld + i * staging.size[1] + j0;
+      S* target = to + (c * g.input[0] + row) * g.input[1] + first_col;
+      if (g.stride[1] == 1) {
+        convert_run(from, target, columns);
+      } else {
+        for (int64_t j = 0; j < columns; ++j) target[j * g.stride[1]] = convert<S>(from[j]);
+      }
+    }
+  }
+}
+
+template <class Tile, class S>
 void backward_input(const Conv2dGeometry& g, const S* dout, const S* w, S* dx) {
   using T = accumulate_t<S>;
   const OutputStaging staging(g);
-  const std::vector<Residue<T>> residues = make_residues<T>(staging, w);
-  const int64_t inputs = g.group_inputs(), blocks = (inputs + kRows - 1) / kRows;
+  const std::vector<Residue<T>> residues = make_residues<Tile::kRows, T>(staging, w);
+  const int64_t inputs = g.group_inputs(), blocks = (inputs + Tile::kRows - 1) / Tile::kRows;
   const int64_t vectors = (staging.columns + kLanes<T> - 1) / kLanes<T>, ld = vectors * kLanes<T>;
-  parallel_for(0, g.batch * g.groups, 1, [&](int64_t begin, int64_t end) {
+  const int64_t parts = parts_of_task(g.batch * g.groups, blocks);
+  parallel_for(0, g.batch * g.groups * parts, 1, [&](int64_t begin, int64_t end) {
     T* image = scratch<T, 0>(staging.elements(kLanes<T>));
-    T* out = scratch<T, 1>(blocks * kRows * ld);
-    for (int64_t task = begin; task < end; ++task) {
-      staging.stage(dout + task * g.group_outputs() * g.output[0] * g.output[1], image);
-      S* to = dx + task * inputs * g.input[0] * g.input[1];
+    T* out = scratch<T, 1>(blocks * Tile::kRows * ld);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t task = i / parts, part = i % parts;
+      const int64_t first = blocks * part / parts, last = blocks * (part + 1) / parts;
+      const int64_t channel = first * Tile::kRows, channels = std::min(inputs, last * Tile::kRows) - channel;
+      if (i == begin || part == 0) {
+        staging.stage(dout + task * g.group_outputs() * g.output[0] * g.output[1], image);
+      }
       for (const Residue<T>& residue : residues) {
-        sum_taps(image, residue.offsets, residue.weights[static_cast<std::size_t>(task % g.groups)].data(),
-                 blocks, vectors, out);
-        const int64_t row0 = g.stride[0] * staging.first[0] + residue.row - g.padding[0];
-        const int64_t col0 = g.stride[1] * staging.first[1] + residue.col - g.padding[1];
-        const int64_t j0 = col0 < 0 ? 1 : 0;  // the first column lies left of x at most once
-        const int64_t columns = col0 + j0 * g.stride[1] >= g.input[1]
-                                    ? 0
-                                    : (g.input[1] - 1 - col0 - j0 * g.stride[1]) / g.stride[1] + 1;
-        for (int64_t c = 0; c < inputs; ++c) {
-          for (int64_t i = 0; i < staging.count[0]; ++i) {
-            const int64_t row = row0 + i * g.stride[0];
-            if (row < 0 || row >= g.input[0]) continue;
-            const T* from = out + c * ld + i * staging.size[1] + j0;
-            S* target = to + (c * g.input[0] + row) * g.input[1] + col0 + j0 * g.stride[1];
-            if (g.stride[1] == 1) {
-              convert_run(from, target, columns);
-            } else {
-              for (int64_t j = 0; j < columns; ++j) target[j * g.stride[1]] = convert<S>(from[j]);
-            }
-          }
-        }
+        const T* packed = residue.weights[static_cast<std::size_t>(task % g.groups)].data()
+                          + channel * static_cast<int64_t>(residue.offsets.size());
+        sum_taps<Tile>(image, residue.offsets, packed, last - first, vectors, out);
+        scatter_residue(staging, residue, out, ld, channels,
+                        dx + (task * inputs + channel) * g.input[0] * g.input[1]);
       }
     }
   });
@@ -242,15 +267,33 @@ void backward_input(const Conv2dGeometry& g, const S* dout, const S* w, S* dx) {
 // as stay in the L2 cache.
 constexpr int64_t kStagedBytes = 512 << 10;
 
+template <class T>
+bool all_finite(const T* x, int64_t n) {
+  return sum_of<T>(n, [&](int64_t i) { return x[i] * T(0); }) == T(0);  // an infinity times 0 is NaN
+}
+
+// The sum of dout * x at one tap over the positions of the output alone. dot_tile also multiplies what lies
+// between them, by zero, which makes NaN of an infinity that the tap does not touch.
+template <class T>
+T dot_positions(const InputStaging& staging, const T* image, const T* dout) {
+  T sum = 0;
+  for (int64_t i = 0; i < staging.g.output[0]; ++i) {
+    for (int64_t j = 0; j < staging.g.output[1]; ++j) {
+      sum += dout[i * staging.size[1] + j] * image[i * staging.size[1] + j];
+    }
+  }
+  return sum;
+}
+
 // dw of one group over images [begin, end); partial (outputs, taps) is overwritten.
-template <class S, class T>
+template <class Tile, class S, class T>
 void weight_chunk(const InputStaging& staging, const S* x, const S* dout, int64_t group, int64_t begin,
                   int64_t end, T* partial) {
   const Conv2dGeometry& g = staging.g;
   const int64_t outputs = g.group_outputs(), taps = g.taps();
   const int64_t vectors = (staging.columns + kLanes<T> - 1) / kLanes<T>, ld = vectors * kLanes<T>;
   const int64_t image_size = round_up(staging.elements(kLanes<T>), kLanes<T>);
-  const int64_t dout_size = round_up(outputs, kDotRows) * ld;
+  const int64_t dout_size = round_up(outputs, Tile::kDotRows) * ld;
   const int64_t images = std::clamp<int64_t>(
       kStagedBytes / ((image_size + dout_size) * static_cast<int64_t>(sizeof(T))), 1, end - begin);
   std::vector<int64_t> offsets = staging.offsets;
@@ -260,9 +303,11 @@ void weight_chunk(const InputStaging& staging, const S* x, const S* dout, int64_
   std::fill_n(partial, outputs * taps, T(0));
   for (int64_t n = begin; n < end; n += images) {
     const int64_t count = std::min(images, end - n);
+    bool finite = true;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t task = (n + i) * g.groups + group;
       staging.stage(x + task * g.group_inputs() * g.input[0] * g.input[1], staged + i * image_size);
+      finite = finite && all_finite(staged + i * image_size, staging.elements(kLanes<T>));
       // As wide as the staged planes, so that position (i, j) has the same index; zeros between.
       const S* from = dout + task * outputs * g.output[0] * g.output[1];
       T* to = douts + i * dout_size;
@@ -273,11 +318,24 @@ void weight_chunk(const InputStaging& staging, const S* x, const S* dout, int64_
         }
       }
     }
-    for (int64_t o = 0; o < outputs; o += kDotRows) {
+    if (!finite) {
+      for (int64_t i = 0; i < count; ++i) {
+        for (int64_t o = 0; o < outputs; ++o) {
+          for (int64_t k = 0; k < taps; ++k) {
+            partial[o * taps + k] +=
+                dot_positions(staging, staged + i * image_size + staging.offsets[static_cast<std::size_t>(k)],
+                              douts + i * dout_size + o * ld);
+          }
+        }
+      }
+      continue;
+    }
+    for (int64_t o = 0; o < outputs; o += Tile::kDotRows) {
       for (int64_t k = 0; k < taps; k += kDotTaps) {
-        T sums[kDotRows * kDotTaps];
-        dot_tile(staged, image_size, offsets.data() + k, douts + o * ld, dout_size, ld, count, vectors, sums);
-        for (int64_t r = 0; r < std::min<int64_t>(kDotRows, outputs - o); ++r) {
+        T sums[Tile::kDotRows * kDotTaps];
+        dot_tile<Tile::kDotRows>(staged, image_size, offsets.data() + k, douts + o * ld, dout_size, ld, count,
+                                 vectors, sums);
+        for (int64_t r = 0; r < std::min<int64_t>(Tile::kDotRows, outputs - o); ++r) {
           for (int64_t i = 0; i < std::min<int64_t>(kDotTaps, taps - k); ++i) {
             partial[(o + r) * taps + k + i] += sums[r * kDotTaps + i];
           }
@@ -287,7 +345,7 @@ void weight_chunk(const InputStaging& staging, const S* x, const S* dout, int64_
   }
 }
 
-template <class S>
+template <class Tile, class S>
 void backward_weight(const Conv2dGeometry& g, const S* x, const S* dout, S* dw, void* workspace) {
   using T = accumulate_t<S>;
   const InputStaging staging(g);
@@ -298,9 +356,9 @@ void backward_weight(const Conv2dGeometry& g, const S* x, const S* dout, S* dw, 
   parallel_for(0, chunks * g.groups, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t chunk = task / g.groups, group = task % g.groups;
-      weight_chunk(staging, x, dout, group, chunk * chunk_images,
-                   std::min(g.batch, (chunk + 1) * chunk_images),
-                   partials + chunk * weights + group * group_weights);
+      weight_chunk<Tile>(staging, x, dout, group, chunk * chunk_images,
+                         std::min(g.batch, (chunk + 1) * chunk_images),
+                         partials + chunk * weights + group * group_weights);
     }
   });
   parallel_for(0, weights, 4096, [&](int64_t begin, int64_t end) {
@@ -318,15 +376,20 @@ void conv2d_forward(DType dtype, const Conv2dGeometry& g, const void* x, const v
                     void* y) {
   dispatch_floating(dtype, "conv2d", [&](auto tag) {
     using S = typename decltype(tag)::type;
-    forward(g, static_cast<const S*>(x), static_cast<const S*>(w), static_cast<const S*>(bias),
-            static_cast<S*>(y));
+    with_tile(g.group_outputs(), [&](auto tile) {
+      forward<decltype(tile)>(g, static_cast<const S*>(x), static_cast<const S*>(w),
+                              static_cast<const S*>(bias), static_cast<S*>(y));
+    });
   });
 }
 
 void conv2d_backward_input(DType dtype, const Conv2dGeometry& g, const void* dout, const void* w, void* dx) {
   dispatch_floating(dtype, "conv2d", [&](auto tag) {
     using S = typename decltype(tag)::type;
-    backward_input(g, static_cast<const S*>(dout), static_cast<const S*>(w), static_cast<S*>(dx));
+    with_tile(g.group_inputs(), [&](auto tile) {
+      backward_input<decltype(tile)>(g, static_cast<const S*>(dout), static_cast<const S*>(w),
+                                     static_cast<S*>(dx));
+    });
   });
 }
 
@@ -334,7 +397,10 @@ void conv2d_backward_weight(DType dtype, const Conv2dGeometry& g, const void* x,
                             void* workspace) {
   dispatch_floating(dtype, "conv2d", [&](auto tag) {
     using S = typename decltype(tag)::type;
-    backward_weight(g, static_cast<const S*>(x), static_cast<const S*>(dout), static_cast<S*>(dw), workspace);
+    with_tile(g.group_outputs(), [&](auto tile) {
+      backward_weight<decltype(tile)>(g, static_cast<const S*>(x), static_cast<const S*>(dout),
+                                      static_cast<S*>(dw), workspace);
+    });
   });
 }
 

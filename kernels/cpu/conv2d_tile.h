@@ -5,7 +5,9 @@
 // at a fixed offset from the output's position, and nothing like im2col is needed.
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/convert.h"
@@ -28,10 +30,22 @@ constexpr ConvTile conv_tile() {
   return {4, 2, 2, 4};  // 8 of 16
 #endif
 }
-inline constexpr int kRows = conv_tile().rows;
-inline constexpr int kMaxVectors = conv_tile().vectors;
-inline constexpr int kDotRows = conv_tile().dots_rows;
 inline constexpr int kDotTaps = conv_tile().dots_taps;
+
+// The tile of a group with one channel (depthwise convolution) has one row, else most of it would be idle.
+template <bool kSingle>
+struct Tile {
+  static constexpr int kRows = kSingle ? 1 : conv_tile().rows;
+  static constexpr int kMaxVectors = kSingle ? 8 : conv_tile().vectors;
+  static constexpr int kDotRows = kSingle ? 1 : conv_tile().dots_rows;
+};
+
+// Calls f with the tile for groups of `channels` channels.
+template <class F>
+void with_tile(int64_t channels, F&& f) {
+  if (channels == 1) return f(Tile<true>{});
+  f(Tile<false>{});
+}
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -68,61 +82,61 @@ void stage_plane(const S* source, int64_t height, int64_t width, const Axis& row
 }
 
 // out[r * ld + j] = sum_k weights[k * kRows + r] * image[offsets[k] + j], kVectors vectors of j.
-template <int kVectors, class T>
+template <int kRows, int kVectors, class T>
 void tap_tile(const T* image, const std::vector<int64_t>& offsets, const T* weights, T* out, int64_t ld) {
   Vec<T> sum[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < kVectors; ++i) sum[r][i] = Vec<T>{};
   }
   for (const int64_t offset : offsets) {
     Vec<T> x[kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < kVectors; ++i) x[i] = load(image + offset + i * kLanes<T>);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const T w = weights[r];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int i = 0; i < kVectors; ++i) sum[r][i] += w * x[i];
     }
     weights += kRows;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < kVectors; ++i) store(out + r * ld + i * kLanes<T>, sum[r][i]);
   }
 }
 
+// tap_tile for 1 to kMaxVectors vectors.
+template <class Tile, class T, int... kIndex>
+constexpr auto tap_tiles(std::integer_sequence<int, kIndex...>) {
+  return std::array{&tap_tile<Tile::kRows, kIndex + 1, T>...};
+}
+
 // The same for `blocks` blocks of kRows channels and `vectors` vectors of positions. weights (blocks, taps,
 // kRows), out (blocks * kRows, vectors * kLanes); reads up to the last vector's end at every offset.
-template <class T>
+template <class Tile, class T>
 void sum_taps(const T* image, const std::vector<int64_t>& offsets, const T* weights, int64_t blocks,
               int64_t vectors, T* out) {
+  constexpr auto kTiles = tap_tiles<Tile, T>(std::make_integer_sequence<int, Tile::kMaxVectors>{});
   const int64_t ld = vectors * kLanes<T>;
-  const int64_t block_weights = static_cast<int64_t>(offsets.size()) * kRows;
-  const int64_t tiles = (vectors + kMaxVectors - 1) / kMaxVectors;
+  const int64_t block_weights = static_cast<int64_t>(offsets.size()) * Tile::kRows;
+  const int64_t tiles = (vectors + Tile::kMaxVectors - 1) / Tile::kMaxVectors;
   for (int64_t tile = 0; tile < tiles; ++tile) {  // of even widths
     const int64_t first = vectors * tile / tiles, count = vectors * (tile + 1) / tiles - first;
     for (int64_t block = 0; block < blocks; ++block) {
-      const T* from = image + first * kLanes<T>;
-      const T* w = weights + block * block_weights;
-      T* to = out + block * kRows * ld + first * kLanes<T>;
-      if (count == 1) {
-        tap_tile<1>(from, offsets, w, to, ld);
-      } else if (count == 2) {
-        tap_tile<2>(from, offsets, w, to, ld);
-      } else {
-        tap_tile<kMaxVectors>(from, offsets, w, to, ld);
-      }
+      kTiles[static_cast<std::size_t>(count - 1)](image + first * kLanes<T>, offsets,
+                                                  weights + block * block_weights,
+                                                  out + block * Tile::kRows * ld + first * kLanes<T>, ld);
     }
   }
 }
 
 // sums[r * kDotTaps + k] = sum over images and j of douts[r * dout_ld + j] * image[offsets[k] + j], `vectors`
 // vectors of j; images and output gradients lie image_stride and dout_stride apart.
-template <class T>
+template <int kDotRows, class T>
 void dot_tile(const T* image, int64_t image_stride, const int64_t* offsets, const T* dout,
               int64_t dout_stride, int64_t dout_ld, int64_t images, int64_t vectors, T* sums) {
   Vec<T> sum[kDotRows][kDotTaps];

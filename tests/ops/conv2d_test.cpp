@@ -33,6 +33,7 @@ const std::vector<Case>& cases() {
       {{1, 1, 1, 1}, {1, 1, 1, 1}, {.padding = {2, 1}}},
       {{17, 2, 5, 5}, {33, 2, 5, 5}, {}},
       {{2, 1, 4, 40}, {1, 1, 2, 2}, {.stride = {4, 5}}},
+      {{2, 5, 9, 40}, {5, 1, 3, 3}, {.padding = {1, 1}, .groups = 5}},
   };
   return all;
 }
@@ -151,19 +152,36 @@ TEST(Conv2d, BiasIsAddedToEveryPosition) {
   EXPECT_TRUE(test::near(ops::conv2d(x, w, b), expected));
 }
 
+TEST(Conv2d, InfinitiesReachOnlyTheTapsThatTouchThem) {
+  Tensor x = test::integers({2, 2, 6, 7}), w = zeros({3, 2, 3, 3});
+  w.set_requires_grad(true);
+  const Tensor dy = test::integers({2, 3, 4, 5}, {.low = 1, .high = 4, .seed = 3});
+  const std::vector<double> finite = reference(x, w.detach(), dy, {}).dw;
+  x.select(0, 1).select(0, 1).select(0, 0).select(0, 6).fill_(INFINITY);  // the upper right corner of a plane
+  ops::conv2d(x, w).backward(dy);
+  const std::vector<double> dw = w.grad().to_vector<double>();
+  for (std::size_t i = 0; i < dw.size(); ++i) {
+    const bool touched = i / 9 % 2 == 1 && i % 9 == 2;  // channel 1, tap (0, 2)
+    EXPECT_EQ(dw[i], touched ? INFINITY : finite[i]) << i;
+  }
+}
+
 TEST(Conv2d, SameBitsForAnyNumberOfThreads) {
-  const auto run = [] {
-    Tensor x = test::uniform({21, 3, 9, 9}), w = test::uniform({5, 3, 3, 3}, {.seed = 2});
+  std::int64_t batch = 0;
+  const auto run = [&] {
+    Tensor x = test::uniform({batch, 9, 9, 9}), w = test::uniform({21, 9, 3, 3}, {.seed = 2});
     x.set_requires_grad(true);
     w.set_requires_grad(true);
     const Tensor y = ops::conv2d(x, w, {}, {.stride = {2, 2}, .padding = {1, 1}});
     y.backward(test::uniform(y.shape(), {.seed = 3}));
     return std::vector<Tensor>{y.detach(), x.grad(), w.grad()};
   };
-  const std::vector<Tensor> one = test::with_threads(1, run);
-  for (const int threads : {2, 3, 5}) {
-    const std::vector<Tensor> many = test::with_threads(threads, run);
-    for (std::size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(equal_bits(one[i], many[i])) << threads;
+  for (batch = 1; batch <= 21; batch += 20) {
+    const std::vector<Tensor> one = test::with_threads(1, run);
+    for (const int threads : {2, 3, 5}) {
+      const std::vector<Tensor> many = test::with_threads(threads, run);
+      for (std::size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(equal_bits(one[i], many[i])) << threads;
+    }
   }
 }
 
