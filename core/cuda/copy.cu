@@ -171,16 +171,22 @@ void dispatch_bits(DType dtype, F&& f) {
 
 // Adds source to destination. With repeats (destination strides of 0) one thread sums up all that goes to one
 // element: the loop's dimensions are split into kept ones (the grid) and summed ones.
-template <class T>
+template <int kWidth, class T>
 __global__ void accumulate_kernel(StridedIndex<2> kept, StridedIndex<1> summed, T* to, const T* from,
-                                  std::uint32_t elements, std::uint32_t repeats) {
+                                  std::uint32_t vectors, std::uint32_t repeats) {
   const std::uint32_t i = blockIdx.x * kThreads + threadIdx.x;
-  if (i >= elements) return;
+  if (i >= vectors) return;
   const auto offsets = kept.offsets(i);
+  to += offsets[0] * kWidth;
+  from += offsets[1] * kWidth;
   using Acc = accumulate_t<T>;
-  Acc sum = convert<Acc>(to[offsets[0]]);
-  for (std::uint32_t r = 0; r < repeats; ++r) sum += convert<Acc>(from[offsets[1] + summed.offsets(r)[0]]);
-  to[offsets[0]] = convert<T>(sum);
+  Vector<Acc, kWidth> sum = convert_vector<Acc>(load<kWidth>(to));
+  for (std::uint32_t r = 0; r < repeats; ++r) {
+    const Vector<Acc, kWidth> values = convert_vector<Acc>(load<kWidth>(from + summed.offsets(r)[0]));
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) sum[k] += values[k];
+  }
+  store(to, convert_vector<T>(sum));
 }
 
 template <class T>
@@ -252,13 +258,29 @@ void accumulate(const Tensor& destination, const Tensor& source) {
       for (int k = 0; k < 2; ++k) kept.strides[k].push_back(loop.strides[k][dim]);
     }
   }
-  const std::int64_t elements = numel(kept.shape), repeats = numel(summed.shape);
+  if (kept.shape.empty()) {  // one element
+    kept.shape.push_back(1);
+    for (int k = 0; k < 2; ++k) kept.strides[k].push_back(0);
+  }
+  const std::int64_t size = size_of(destination.dtype());
+  int width = vector_width(kept, {destination.data_ptr(), source.data_ptr()}, {size, size});
+  for (const std::int64_t stride : summed.strides[0]) width = stride % width == 0 ? width : 1;
+  if (width * size < 16) width = 1;
+  const StridedIndex<2> index(in_vectors(kept, width));
+  const auto vectors = static_cast<std::uint32_t>(numel(kept.shape) / width);
+  const auto repeats = static_cast<std::uint32_t>(numel(summed.shape));
   dispatch_floating(destination.dtype(), "accumulate", [&](auto tag) {
     using T = typename decltype(tag)::type;
-    accumulate_kernel<<<blocks_for(elements), kThreads, 0, stream_of(destination)>>>(
-        StridedIndex<2>(kept), StridedIndex<1>(summed), static_cast<T*>(destination.data_ptr()),
-        static_cast<const T*>(source.data_ptr()), static_cast<std::uint32_t>(elements),
-        static_cast<std::uint32_t>(repeats));
+    T* to = static_cast<T*>(destination.data_ptr());
+    const T* from = static_cast<const T*>(source.data_ptr());
+    const cudaStream_t stream = stream_of(destination);
+    if (width > 1) {
+      accumulate_kernel<kVectorWidth<T>><<<blocks_for(vectors), kThreads, 0, stream>>>(
+          index, StridedIndex<1>(summed), to, from, vectors, repeats);
+    } else {
+      accumulate_kernel<1><<<blocks_for(vectors), kThreads, 0, stream>>>(index, StridedIndex<1>(summed), to,
+                                                                         from, vectors, repeats);
+    }
     CUDA_CHECK_LAUNCH();
   });
 }
