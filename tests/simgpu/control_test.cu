@@ -486,6 +486,9 @@ TEST(Product, CpAsyncLdmatrixMma) {
   const auto& counters = simgpu::launches().back().counters;
   EXPECT_EQ(static_cast<uint64_t>(4 * 8 * K / 16), counters.mma_count);
   EXPECT_EQ(counters.mma_count * 2 * 16 * 8 * 16, counters.mma_flops);
+  EXPECT_EQ(0u, counters.bank_conflicts());
+  // Of four warps a step: two copies, one ldmatrix of A and eight of B.
+  EXPECT_EQ(4u * (K / 16) * (2 + 1 + 8), counters.shared_requests);
 }
 
 }  // namespace

@@ -458,7 +458,7 @@ TEST(ExitDeathTest, ProfileAndLeaks) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(
       run_and_exit(), testing::ExitedWithCode(0),
-      "the cache is gone\nkernel +launches +warp instr.*fill.*\nsimgpu: not freed: cudaMalloc #2, 4000 "
+      "the cache is gone\nlaunches +warp instr.*kernel\n.*fill.*\nsimgpu: not freed: cudaMalloc #2, 4000 "
       "bytes\n$");
 }
 
@@ -477,6 +477,54 @@ TEST(Counters, OfAVectorAdd) {
   EXPECT_EQ(32u * 128, c.global_store_bytes);
   EXPECT_EQ(0u, c.barriers);
   EXPECT_EQ(0u, c.divergent_branches);
+}
+// Two loops, of which the inner one multiplies; a copy with conflicts before them.
+constexpr int kConflictLine = __LINE__ + 3;
+__global__ void looping(float* out, int n) {
+  __shared__ volatile int column[32 * 32];
+  column[threadIdx.x % 32 * 32] = n;
+  unsigned a = threadIdx.x;
+  float d[4] = {};
+#pragma unroll 1
+  for (int i = 0; i < n; ++i) {
+    a = a * 3 + 1;
+#pragma unroll 1
+    for (int j = 0; j < 5; ++j) {
+      asm volatile(
+          "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%4}, {%4}, {%0,%1,%2,%3};"
+          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+          : "r"(a));
+    }
+  }
+  out[threadIdx.x] = d[0] + d[1] + d[2] + d[3];
+}
+TEST(Counters, OfLoopsAndLines) {
+  simgpu::settings().count_lines = true;
+  DeviceArray<float> out(64);
+  looping<<<1, 64>>>(out, 7);
+  CUDA_OK(cudaDeviceSynchronize());
+  simgpu::settings().count_lines = false;
+  const simgpu::LaunchRecord& launch = simgpu::launches().back();
+  ASSERT_EQ(2u, launch.loops.size());
+  const simgpu::Region &inner = launch.loops[0], &outer = launch.loops[1];
+  EXPECT_EQ(&inner, &simgpu::main_loop(launch));
+  EXPECT_EQ(2u * 7 * 5, inner.iterations);  // of two warps
+  EXPECT_EQ(2u * 7, outer.iterations);
+  EXPECT_EQ(2u * 7 * 5, inner.work.mma_count);
+  EXPECT_EQ(2u * 7 * 5, outer.work.mma_count);
+  EXPECT_EQ(0u, outer.work.bank_conflicts());
+  EXPECT_NE(std::string::npos, inner.place.find("runtime_test.cu:")) << inner.place;
+  // The mma, the counter, the comparison and the branch.
+  EXPECT_EQ(4 * inner.work.mma_count, inner.warp_instructions.total());
+  EXPECT_GT(outer.warp_instructions.total(), inner.warp_instructions.total());
+  EXPECT_LT(outer.warp_instructions.total(), launch.counters.warp_instructions.total());
+  uint64_t instructions = 0;
+  for (const simgpu::Region& line : launch.lines) {
+    instructions += line.warp_instructions.total();
+    const bool here = line.place.ends_with(":" + std::to_string(kConflictLine));
+    EXPECT_EQ(here ? 2u * 31 : 0u, line.work.bank_conflicts()) << line.place;
+  }
+  EXPECT_EQ(launch.counters.warp_instructions.total(), instructions);
 }
 __global__ void strided(const int* in, int* out, int stride) {
   __shared__ int tile[32 * 33];

@@ -61,6 +61,6 @@ struct LaunchConfig {
 // Runs to completion on host threads; `params` is the parameter block (param_bytes() long). Printf output
 // goes to stdout. Throws Fault on a checker's report or a trap, PtxError on an instruction that is not
 // supported.
-Counters run_kernel(Kernel& kernel, const LaunchConfig& config, std::span<const u8> params);
+LaunchCounters run_kernel(Kernel& kernel, const LaunchConfig& config, std::span<const u8> params);
 
 }  // namespace simgpu

@@ -17,7 +17,9 @@ Settings from_environment() {
   if (const int n = std::atoi(variable("ERGON_SIMGPU_DEVICES")); n > 0) s.devices = n < 64 ? n : 64;
   s.order_seed = std::strtoull(variable("ERGON_SIMGPU_ORDER"), nullptr, 0);
   s.threads = std::atoi(variable("ERGON_SIMGPU_THREADS"));
-  s.profile = std::atoi(variable("ERGON_SIMGPU_PROFILE")) != 0;
+  const std::string profile = variable("ERGON_SIMGPU_PROFILE");
+  s.count_lines = profile == "lines";
+  s.profile = s.count_lines || (!profile.empty() && profile != "0");
   const std::string checks = variable("ERGON_SIMGPU_CHECK");
   if (!checks.empty()) {
     const auto wanted = [&](const char* name) {

@@ -14,8 +14,9 @@ struct Settings {
   bool check_shared_races = true;
   bool check_global_races = true;
   bool check_leaks = true;
-  bool profile = false;  // ERGON_SIMGPU_PROFILE=1
-  int threads = 0;       // ERGON_SIMGPU_THREADS; 0: one for each core
+  bool profile = false;      // ERGON_SIMGPU_PROFILE=1: a table of the kernels at exit
+  bool count_lines = false;  // ERGON_SIMGPU_PROFILE=lines: of their source lines too
+  int threads = 0;           // ERGON_SIMGPU_THREADS; 0: one for each core
 };
 Settings& settings();
 

@@ -17,7 +17,12 @@ struct LaunchRecord {
   int registers = 0;        // a thread, as ptxas gave them out; 0: the program holds only PTX
   int resident_blocks = 0;  // of a multiprocessor at a time
   Counters counters;
+  std::vector<Region> loops;  // in the order of the text: an inner loop before the one around it
+  std::vector<Region> lines;  // with settings().count_lines
 };
+// The innermost loop that holds most mma instructions. Throws std::logic_error when no loop holds any.
+const Region& main_loop(const LaunchRecord& launch);
+
 // Of this process so far, oldest first; the last 4,096.
 const std::deque<LaunchRecord>& launches();
 void clear_launches();

@@ -160,8 +160,7 @@ void check_states(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, 
   for_lanes(mask, [&](int l) { check_lane(w, i, l, addresses[l], bytes, kind); });
 }
 
-void count_global(u32 mask, const u64* addresses, u32 bytes, u64 low, u64 high, AccessKind kind) {
-  Counters& c = counts->counters;
+void count_global(Work& c, u32 mask, const u64* addresses, u32 bytes, u64 low, u64 high, AccessKind kind) {
   const u32 lanes = static_cast<u32>(std::popcount(mask));
   u64 sectors;
   if (high - low <= u64{lanes} * bytes) {  // no gaps
@@ -200,15 +199,14 @@ void resolve_global(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
   }
   if (settings().check_global_races)
     check_global_races(w, i, mask, bytes, kind, addresses, access.contiguous);
-  count_global(mask, addresses, bytes, low, high, kind);
+  count_global(counts->work[i.number], mask, addresses, bytes, low, high, kind);
 }
 
 // --- shared memory ---
 
 // Wavefronts: the most distinct 4-byte words that fall on one of the 32 banks. Wider accesses go in halves or
 // quarters.
-void count_shared(u32 mask, const u64* offsets, u32 bytes, Pattern pattern) {
-  Counters& c = counts->counters;
+void count_shared(Work& c, u32 mask, const u64* offsets, u32 bytes, Pattern pattern) {
   const u32 lanes_together = bytes <= 4 ? 32 : bytes == 8 ? 16 : 8;
   ++c.shared_requests;
   if (pattern != Pattern::kOther) {
@@ -318,7 +316,7 @@ void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
   if (settings().check_memory) check_shared_states(w, i, mask, bytes, kind, offsets, pattern);
   if (settings().check_shared_races && !i.relaxed)
     check_shared_races(w, i, mask, bytes, kind, offsets, pattern);
-  count_shared(mask, offsets, bytes, pattern);
+  count_shared(counts->work[i.number], mask, offsets, bytes, pattern);
 }
 
 // --- the rest ---
@@ -429,6 +427,7 @@ std::string describe_shared(const Warp& w, u32 offset) {
 void begin_copies(Warp& w, const Insn& i, u32 mask, u32 bytes, const u64* offsets) {
   check_shared_range(w, i, mask, bytes, AccessKind::kWrite, offsets);
   const Pattern pattern = pattern_of(mask, bytes, offsets);
+  count_shared(counts->work[i.number], mask, offsets, bytes, pattern);
   if (settings().check_shared_races)
     check_shared_races(w, i, mask, bytes, AccessKind::kWrite, offsets, pattern);
   if (pattern == Pattern::kContiguous)

@@ -76,7 +76,7 @@ void update(Warp& w, const Insn& i, u32 mask, F&& f) {
   Access access;
   if (i.synchronises) w.block->launch->synchronised = true;
   resolve_access(w, i, mask, sizeof(T), AccessKind::kAtomic, access);
-  counts->counters.atomics += static_cast<u64>(std::popcount(mask));
+  counts->work[i.number].atomics += static_cast<u64>(std::popcount(mask));
   const T* b = w.lanes<T>(i.op[2]);
   const T* c = i.op[3] == kNone ? b : w.lanes<T>(i.op[3]);
   for_lanes(mask, [&](int l) {

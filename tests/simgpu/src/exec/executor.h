@@ -52,7 +52,7 @@ class BlockRunner {
   std::vector<std::byte> snapshot_;  // of a frame, to tell whether a loop changes anything
 };
 
-Counters execute(Launch& launch);
+LaunchCounters execute(Launch& launch);
 
 // vprintf and __assertfail.
 void run_builtin(Warp& warp, const Insn& insn, const Call& call, u32 mask);

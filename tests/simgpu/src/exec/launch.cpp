@@ -10,6 +10,7 @@
 
 #include "exec/crew.h"
 #include "exec/executor.h"
+#include "exec/summary.h"
 #include "settings.h"
 
 namespace simgpu {
@@ -60,23 +61,12 @@ void put_back(Runner runner) {
   if (s.runners.size() > kRunnersKept) s.runners.pop_back();
 }
 
-// Instruction counts by class, from the counts by instruction.
-void fold(const Program& program, const LaunchCounts& from, Counters& to) {
-  for (const auto& f : program.functions) {
-    for (size_t i = 0; i < f->code.size(); ++i) {
-      to.warp_instructions[static_cast<int>(f->code[i].category)] += from.executed[f->first_count + i];
-    }
-  }
-  to.lane_instructions += from.lanes;
-  to += from.counters;
-}
-
 class Grid {
  public:
   explicit Grid(Launch& launch)
       : launch_(launch), blocks_(u64{launch.config.grid.x} * launch.config.grid.y * launch.config.grid.z) {}
 
-  Counters run() {
+  LaunchCounters run() {
     static const int cores = static_cast<int>(std::thread::hardware_concurrency());  // asks the system: slow
     const int threads = settings().threads > 0 ? settings().threads : cores;
     helpers_ = static_cast<int>(std::min<u64>(static_cast<u64>(std::max(threads, 1)), blocks_)) - 1;
@@ -92,10 +82,10 @@ class Grid {
     launch_.program->block_nanoseconds =
         static_cast<u32>(std::min<u64>((now_ns() - start_) / blocks_ + 1, UINT32_MAX));
     if (failure_) std::rethrow_exception(failure_);
-    total_.blocks = blocks_;
     const Dim3 d = launch_.config.block;
-    total_.warps = blocks_ * ((u64{d.x} * d.y * d.z + 31) / 32);
-    return total_;
+    total_.counters.blocks = blocks_;
+    total_.counters.warps = blocks_ * ((u64{d.x} * d.y * d.z + 31) / 32);
+    return summarise(*launch_.program, total_);
   }
 
  private:
@@ -108,6 +98,7 @@ class Grid {
   void work(bool first_thread) {
     LaunchCounts mine;
     mine.executed.resize(launch_.program->instructions);
+    mine.work.resize(launch_.program->instructions);
     counts = &mine;
     std::deque<Runner> resident;
     u64 spinning = 0, idle_turns = 0;
@@ -154,7 +145,17 @@ class Grid {
     idle_since = kAway;
     counts = nullptr;
     const std::lock_guard lock(mutex_);
-    fold(*launch_.program, mine, total_);
+    add(std::move(mine));
+  }
+
+  void add(LaunchCounts mine) {
+    if (total_.executed.empty()) {
+      total_ = std::move(mine);
+      return;
+    }
+    for (size_t k = 0; k < mine.executed.size(); ++k) total_.executed[k] += mine.executed[k];
+    for (size_t k = 0; k < mine.work.size(); ++k) total_.work[k] += mine.work[k];
+    total_.counters += mine.counters;
   }
 
   bool all_idle() const {
@@ -186,12 +187,12 @@ class Grid {
   std::atomic<bool> stop_{false};
   std::mutex mutex_;
   std::exception_ptr failure_;
-  Counters total_;
+  LaunchCounts total_;
 };
 
 }  // namespace
 
-Counters execute(Launch& launch) {
+LaunchCounters execute(Launch& launch) {
   static auto* const one_at_a_time = new std::mutex;
   const std::lock_guard lock(*one_at_a_time);
   return Grid(launch).run();

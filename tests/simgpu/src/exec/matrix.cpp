@@ -101,8 +101,8 @@ struct Mma {
         }
       }
     }
-    ++counts->counters.mma_count;
-    counts->counters.mma_flops += 2 * M * N * K;
+    ++counts->work[i.number].mma_count;
+    counts->work[i.number].mma_flops += 2 * M * N * K;
   }
 
  private:

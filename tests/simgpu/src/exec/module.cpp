@@ -78,7 +78,7 @@ std::unique_ptr<Module> parse_module(std::string ptx, int device) {
   return std::make_unique<LoadedModule>(std::move(ptx), device);
 }
 
-Counters run_kernel(Kernel& kernel, const LaunchConfig& config, std::span<const u8> params) {
+LaunchCounters run_kernel(Kernel& kernel, const LaunchConfig& config, std::span<const u8> params) {
   static std::atomic<u32> launches{0};
   Launch launch;
   launch.program = &static_cast<LoadedKernel&>(kernel).program();
@@ -88,14 +88,6 @@ Counters run_kernel(Kernel& kernel, const LaunchConfig& config, std::span<const 
   launch.id = ++launches;
   if (settings().check_global_races) begin_global_races(launch.id);
   return execute(launch);
-}
-
-Counters& Counters::operator+=(const Counters& o) {
-  static_assert(sizeof(Counters) % sizeof(u64) == 0);
-  auto* to = reinterpret_cast<u64*>(this);
-  const auto* from = reinterpret_cast<const u64*>(&o);
-  for (size_t i = 0; i < sizeof(Counters) / sizeof(u64); ++i) to[i] += from[i];
-  return *this;
 }
 
 }  // namespace simgpu

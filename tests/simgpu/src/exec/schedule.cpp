@@ -43,7 +43,7 @@ bool BlockRunner::run_split(Warp& w, Split s) {
     u32 mask = s.mask;
     if (i.guard != kNone) mask &= i.guard_negated ? ~w.predicate(i.guard) : w.predicate(i.guard);
     ++executed[s.pc];
-    counts->lanes += static_cast<u64>(std::popcount(mask));
+    counters.lane_instructions += static_cast<u64>(std::popcount(mask));
     switch (i.flow) {
       case Flow::kNormal:
         if (mask != 0) i.run(w, i, mask);

@@ -87,10 +87,11 @@ constexpr u32 kReservedShared = 1024;
 constexpr u32 kSharedGuard = 4096;  // between the two, for no one
 constexpr u8 kPending = 4;          // a cp.async that has not been waited for writes here
 
+// What one host thread has counted of a launch.
 struct LaunchCounts {
   std::vector<u64> executed;  // by instruction of the program
-  Counters counters;          // all but the instruction classes
-  u64 lanes = 0;
+  std::vector<Work> work;     // likewise
+  Counters counters;          // what belongs to no single instruction
 };
 
 struct Launch {

@@ -458,6 +458,23 @@ bool is_memory(InstructionClass c) {
 }
 }  // namespace
 
+namespace {
+// Branches back to one place are one loop.
+void find_loops(const Function& function, std::vector<Loop>& loops) {
+  std::map<i32, i32> last_by_target;
+  for (i32 at = 0; at < static_cast<i32>(function.code.size()); ++at) {
+    const Insn& insn = function.code[static_cast<size_t>(at)];
+    if (insn.flow == Flow::kBranch && insn.target <= at) last_by_target[insn.target] = at;
+  }
+  const size_t before = loops.size();
+  for (const auto& [first, last] : last_by_target)
+    loops.push_back(
+        {function.first_count + static_cast<u32>(first), function.first_count + static_cast<u32>(last)});
+  std::sort(loops.begin() + static_cast<std::ptrdiff_t>(before), loops.end(),
+            [](const Loop& a, const Loop& b) { return a.last < b.last; });
+}
+}  // namespace
+
 std::unique_ptr<Program> decode_kernel(const ModuleText& module, const FunctionText& kernel) {
   auto program = std::make_unique<Program>();
   program->text = &module;
@@ -469,7 +486,8 @@ std::unique_ptr<Program> decode_kernel(const ModuleText& module, const FunctionT
   }
   for (const auto& f : program->functions) {
     f->first_count = program->instructions;
-    program->instructions += static_cast<u32>(f->code.size());
+    for (Insn& insn : f->code) insn.number = program->instructions++;
+    find_loops(*f, program->loops);
   }
   for (const auto& f : program->functions) {
     for (const Insn& insn : f->code) {

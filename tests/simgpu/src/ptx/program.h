@@ -50,7 +50,8 @@ struct Insn {
   u32 op[5] = {kNone, kNone, kNone, kNone, kNone};
   u32 extra = 0;    // further operands: Function::operands from here
   i32 target = -1;  // branch target; index into calls or tables
-  u32 line = 0;     // index into ModuleText::lines
+  u32 line = 0;     // index into Program::lines
+  u32 number = 0;   // in the program
   i64 imm = 0;      // address offset
 };
 
@@ -110,6 +111,11 @@ struct FunctionText {
   u32 max_threads = 1024;
 };
 
+// Instructions from the target of a branch backwards to the branch, by number.
+struct Loop {
+  u32 first = 0, last = 0;
+};
+
 struct SharedVariable {
   u32 bytes = 0, align = 1;
   bool dynamic = false;
@@ -129,6 +135,7 @@ struct Program {
   Function* entry = nullptr;
   std::vector<std::unique_ptr<Function>> functions;
   std::vector<SourceLine> lines;
+  std::vector<Loop> loops;  // by `last`
   u32 shared_bytes = 0;
   std::map<std::string, u32, std::less<>> shared_offsets;
   // Slots that hold addresses of dynamic shared memory, which starts behind the static: known at the end.

@@ -141,9 +141,9 @@ void Context::launch(Function& function, const LaunchConfig& config, const std::
       std::memset(workspace, 0, 64);
       c.grid_workspace = reinterpret_cast<u64>(workspace);
     }
-    const Counters counters = run_kernel(*k, c, params);
+    LaunchCounters counters = run_kernel(*k, c, params);
     if (c.cooperative) memory::release(reinterpret_cast<void*>(c.grid_workspace));
-    record_launch(c, *k, registers_of(function), counters);
+    record_launch(c, *k, registers_of(function), std::move(counters));
   } catch (const Fault& f) {
     fault = f.what();
     std::fprintf(stderr, "simgpu: %s\n", f.what());

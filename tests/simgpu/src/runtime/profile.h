@@ -5,7 +5,7 @@
 
 namespace simgpu {
 
-void record_launch(const LaunchConfig& config, const Kernel& code, int registers, const Counters& counters);
+void record_launch(const LaunchConfig& config, const Kernel& code, int registers, LaunchCounters counters);
 void record_fault(const Fault& fault);
 
 }  // namespace simgpu
