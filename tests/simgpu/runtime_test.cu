@@ -1,146 +1,13 @@
-// The runtime's entry points: memory, streams in adversarial order, events, graphs, errors, devices,
-// occupancy.
+// The runtime's entry points: streams in adversarial order, events, launches, errors, devices, counters.
 #include <numeric>
 
 #include <cooperative_groups.h>
 
-#include "settings.h"
-#include "support.h"
+#include "streams.h"
 
 namespace {
 
-__global__ void fill(int* out, int value, int n) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) out[i] = value;
-}
-__global__ void add(const int* in, int* out, int n) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) out[i] += in[i];
-}
-constexpr int kSize = 1000;
-
-// Streams run in an order drawn from the seed while one of these lives.
-struct Order {
-  explicit Order(uint64_t seed) { simgpu::settings().order_seed = seed; }
-  ~Order() {
-    cudaDeviceSynchronize();
-    simgpu::settings().order_seed = 0;
-  }
-};
-// Calls f with many orders; how often it returned true.
-template <class F>
-int count_orders(F&& f) {
-  int count = 0;
-  for (uint64_t seed = 1; seed <= 20; ++seed) {
-    const Order order(seed);
-    count += f() ? 1 : 0;
-  }
-  return count;
-}
-
-TEST(Memory, EveryKindOfCopy) {
-  std::vector<int> values(kSize), back(kSize);
-  std::iota(values.begin(), values.end(), 0);
-  int *a, *b, *pinned, *managed;
-  CUDA_OK(cudaMalloc(&a, kSize * 4));
-  CUDA_OK(cudaMalloc(&b, kSize * 4));
-  CUDA_OK(cudaMallocHost(&pinned, kSize * 4));
-  CUDA_OK(cudaMallocManaged(&managed, kSize * 4));
-  CUDA_OK(cudaMemcpy(a, values.data(), kSize * 4, cudaMemcpyHostToDevice));
-  CUDA_OK(cudaMemcpy(b, a, kSize * 4, cudaMemcpyDeviceToDevice));
-  CUDA_OK(cudaMemcpy(pinned, b, kSize * 4, cudaMemcpyDeviceToHost));
-  CUDA_OK(cudaMemcpy(managed, pinned, kSize * 4, cudaMemcpyDefault));
-  CUDA_OK(cudaMemcpy(back.data(), managed, kSize * 4, cudaMemcpyDefault));
-  EXPECT_EQ(values, back);
-  EXPECT_EQ(cudaErrorInvalidMemcpyDirection,
-            cudaMemcpy(back.data(), values.data(), 4, cudaMemcpyHostToDevice));
-  EXPECT_EQ(cudaErrorInvalidValue, cudaMemcpy(a, values.data(), kSize * 4 + 4, cudaMemcpyHostToDevice));
-  cudaPointerAttributes attributes;
-  CUDA_OK(cudaPointerGetAttributes(&attributes, a + 3));
-  EXPECT_EQ(cudaMemoryTypeDevice, attributes.type);
-  CUDA_OK(cudaPointerGetAttributes(&attributes, pinned));
-  EXPECT_EQ(cudaMemoryTypeHost, attributes.type);
-  CUDA_OK(cudaPointerGetAttributes(&attributes, managed));
-  EXPECT_EQ(cudaMemoryTypeManaged, attributes.type);
-  CUDA_OK(cudaPointerGetAttributes(&attributes, back.data()));
-  EXPECT_EQ(cudaMemoryTypeUnregistered, attributes.type);
-  for (int* p : {a, b, managed}) CUDA_OK(cudaFree(p));
-  CUDA_OK(cudaFreeHost(pinned));
-  EXPECT_EQ(cudaErrorInvalidValue, cudaFree(a));  // twice
-  cudaGetLastError();
-}
-TEST(Memory, TwoDimensions) {
-  std::vector<int> values(6 * 8), back(4 * 6, -1);
-  std::iota(values.begin(), values.end(), 0);
-  DeviceArray<int> device(std::vector<int>(4 * 10));
-  CUDA_OK(cudaMemcpy2D(device, 10 * 4, values.data(), 8 * 4, 6 * 4, 4, cudaMemcpyHostToDevice));
-  CUDA_OK(cudaMemset2D(device.data() + 10, 10 * 4, 0, 2 * 4, 1));
-  CUDA_OK(cudaMemcpy2D(back.data(), 6 * 4, device, 10 * 4, 6 * 4, 4, cudaMemcpyDeviceToHost));
-  for (int r = 0; r < 4; ++r) {
-    for (int c = 0; c < 6; ++c) EXPECT_EQ(r == 1 && c < 2 ? 0 : r * 8 + c, back[r * 6 + c]);
-  }
-}
-TEST(Memory, OutOfMemory) {
-  void* p = nullptr;
-  EXPECT_EQ(cudaErrorMemoryAllocation, cudaMalloc(&p, size_t{41} << 30));
-  EXPECT_EQ(cudaErrorMemoryAllocation, cudaGetLastError());
-  EXPECT_EQ(cudaSuccess, cudaGetLastError());  // not sticky
-  size_t before, after, total;
-  CUDA_OK(cudaMemGetInfo(&before, &total));
-  CUDA_OK(cudaMalloc(&p, 1 << 20));
-  CUDA_OK(cudaMemGetInfo(&after, &total));
-  EXPECT_EQ(before - (1 << 20), after);
-  CUDA_OK(cudaFree(p));
-}
-TEST(Memory, Pools) {
-  cudaStream_t stream;
-  CUDA_OK(cudaStreamCreate(&stream));
-  cudaMemPool_t pool;
-  CUDA_OK(cudaDeviceGetDefaultMemPool(&pool, 0));
-  uint64_t threshold = UINT64_MAX, used = 0, high = 0;
-  CUDA_OK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold));
-  CUDA_OK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &used));
-  int *a, *b;
-  CUDA_OK(cudaMallocAsync(&a, 4096, stream));
-  CUDA_OK(cudaMallocFromPoolAsync(&b, 8192, pool, stream));
-  fill<<<4, 256, 0, stream>>>(a, 3, kSize);
-  CUDA_OK(cudaFreeAsync(b, stream));
-  CUDA_OK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &high));
-  EXPECT_EQ(4096u + 8192u, high);
-  std::vector<int> back(kSize);
-  CUDA_OK(cudaMemcpyAsync(back.data(), a, kSize * 4, cudaMemcpyDeviceToHost, stream));
-  CUDA_OK(cudaStreamSynchronize(stream));
-  EXPECT_EQ(std::vector<int>(kSize, 3), back);
-  CUDA_OK(cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used));
-  EXPECT_EQ(4096u, used);
-  CUDA_OK(cudaFreeAsync(a, stream));
-  CUDA_OK(cudaStreamDestroy(stream));
-}
-
 __device__ int table[4] = {1, 2, 3, 4};
-__constant__ float scale;
-__global__ void use_symbols(float* out) {
-  out[threadIdx.x] = scale * static_cast<float>(table[threadIdx.x]++);
-}
-TEST(Memory, Symbols) {
-  const float two = 2;
-  CUDA_OK(cudaMemcpyToSymbol(scale, &two, sizeof two));
-  DeviceArray<float> out(4);
-  use_symbols<<<1, 4>>>(out);
-  EXPECT_EQ((std::vector<float>{2, 4, 6, 8}), out.host());
-  int values[4];
-  CUDA_OK(cudaMemcpyFromSymbol(values, table, sizeof values));
-  EXPECT_EQ(5, values[3]);
-  const int zeros[4] = {1, 2, 3, 4};
-  CUDA_OK(cudaMemcpyToSymbol(table, zeros, sizeof zeros));
-  void* address;
-  size_t bytes;
-  CUDA_OK(cudaGetSymbolAddress(&address, table));
-  CUDA_OK(cudaGetSymbolSize(&bytes, table));
-  EXPECT_EQ(16u, bytes);
-  EXPECT_EQ(cudaErrorInvalidValue, cudaMemcpyToSymbol(table, values, sizeof values, 4));
-  cudaGetLastError();
-}
 
 // Two streams: one fills, the other adds. Without the event some order shows the missing wait.
 bool streams_agree(bool with_event) {
@@ -205,6 +72,37 @@ TEST(Streams, HostFunctionsAndQueries) {
   EXPECT_EQ(1, calls);
   CUDA_OK(cudaStreamDestroy(stream));
 }
+TEST(Streams, PrioritiesAndIdentity) {
+  int least, greatest, priority, device;
+  CUDA_OK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+  EXPECT_LT(greatest, least);
+  cudaStream_t a, b;
+  CUDA_OK(cudaStreamCreateWithPriority(&a, cudaStreamNonBlocking, greatest));
+  CUDA_OK(cudaStreamCreate(&b));
+  CUDA_OK(cudaStreamGetPriority(a, &priority));
+  EXPECT_EQ(greatest, priority);
+  unsigned long long id_a, id_b;
+  CUDA_OK(cudaStreamGetId(a, &id_a));
+  CUDA_OK(cudaStreamGetId(b, &id_b));
+  EXPECT_NE(id_a, id_b);
+  CUDA_OK(cudaStreamGetDevice(a, &device));
+  EXPECT_EQ(0, device);
+  for (cudaStream_t s : {a, b}) CUDA_OK(cudaStreamDestroy(s));
+}
+TEST(Events, MayBeDestroyedBeforeTheyHappen) {
+  const Order order(2);
+  cudaStream_t stream;
+  CUDA_OK(cudaStreamCreate(&stream));
+  for (int i = 0; i < 3; ++i) {
+    cudaEvent_t event;
+    CUDA_OK(cudaEventCreate(&event));
+    CUDA_OK(cudaEventRecord(event, stream));
+    CUDA_OK(cudaEventRecord(event, nullptr));
+    CUDA_OK(cudaEventDestroy(event));
+  }
+  CUDA_OK(cudaStreamSynchronize(stream));
+  CUDA_OK(cudaStreamDestroy(stream));
+}
 TEST(Events, Time) {
   cudaEvent_t a, b;
   CUDA_OK(cudaEventCreate(&a));
@@ -219,60 +117,6 @@ TEST(Events, Time) {
   EXPECT_GE(ms, 0);
   CUDA_OK(cudaEventDestroy(a));
   CUDA_OK(cudaEventDestroy(b));
-}
-
-TEST(Graphs, CaptureAndReplay) {
-  cudaStream_t stream, side;
-  cudaEvent_t forked, joined;
-  CUDA_OK(cudaStreamCreate(&stream));
-  CUDA_OK(cudaStreamCreate(&side));
-  CUDA_OK(cudaEventCreate(&forked));
-  CUDA_OK(cudaEventCreate(&joined));
-  DeviceArray<int> in(std::vector<int>(kSize, 0)), out(std::vector<int>(kSize, 0)),
-      other(std::vector<int>(kSize, 0));
-  CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  fill<<<4, 256, 0, stream>>>(in, 5, kSize);
-  CUDA_OK(cudaEventRecord(forked, stream));
-  CUDA_OK(cudaStreamWaitEvent(side, forked, 0));
-  add<<<4, 256, 0, side>>>(in, other, kSize);
-  CUDA_OK(cudaEventRecord(joined, side));
-  add<<<4, 256, 0, stream>>>(in, out, kSize);
-  CUDA_OK(cudaStreamWaitEvent(stream, joined, 0));
-  cudaStreamCaptureStatus status;
-  CUDA_OK(cudaStreamIsCapturing(stream, &status));
-  EXPECT_EQ(cudaStreamCaptureStatusActive, status);
-  cudaGraph_t graph;
-  CUDA_OK(cudaStreamEndCapture(stream, &graph));
-  EXPECT_EQ(std::vector<int>(kSize), out.host());  // nothing has run
-  cudaGraphExec_t exec;
-  CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
-  for (int i = 0; i < 3; ++i) CUDA_OK(cudaGraphLaunch(exec, stream));
-  CUDA_OK(cudaStreamSynchronize(stream));
-  EXPECT_EQ(std::vector<int>(kSize, 15), out.host());
-  EXPECT_EQ(std::vector<int>(kSize, 15), other.host());
-  CUDA_OK(cudaGraphExecDestroy(exec));
-  CUDA_OK(cudaGraphDestroy(graph));
-  for (cudaStream_t s : {stream, side}) CUDA_OK(cudaStreamDestroy(s));
-  for (cudaEvent_t e : {forked, joined}) CUDA_OK(cudaEventDestroy(e));
-}
-TEST(Graphs, UnjoinedCaptureIsAnError) {
-  cudaStream_t stream, side;
-  cudaEvent_t forked;
-  CUDA_OK(cudaStreamCreate(&stream));
-  CUDA_OK(cudaStreamCreate(&side));
-  CUDA_OK(cudaEventCreate(&forked));
-  DeviceArray<int> in(std::vector<int>(kSize, 0));
-  CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  fill<<<4, 256, 0, stream>>>(in, 5, kSize);
-  CUDA_OK(cudaEventRecord(forked, stream));
-  CUDA_OK(cudaStreamWaitEvent(side, forked, 0));
-  fill<<<4, 256, 0, side>>>(in, 6, kSize);
-  EXPECT_EQ(cudaErrorStreamCaptureUnsupported, cudaStreamSynchronize(stream));
-  cudaGraph_t graph;
-  EXPECT_EQ(cudaErrorStreamCaptureUnjoined, cudaStreamEndCapture(stream, &graph));
-  cudaGetLastError();
-  for (cudaStream_t s : {stream, side}) CUDA_OK(cudaStreamDestroy(s));
-  CUDA_OK(cudaEventDestroy(forked));
 }
 
 TEST(Errors, ConfigurationsThatHardwareRefuses) {
@@ -304,6 +148,33 @@ TEST(Errors, AFaultSticksUntilReset) {
   simgpu::clear_fault();
   EXPECT_EQ(cudaSuccess, cudaMalloc(&p, 4));
   CUDA_OK(cudaFree(p));
+}
+TEST(Errors, ResetStartsAnew) {
+  int* kept;
+  CUDA_OK(cudaMalloc(&kept, 400));
+  fault<<<1, 1>>>(kept);
+  EXPECT_EQ(cudaErrorIllegalAddress, cudaDeviceSynchronize());
+  CUDA_OK(cudaDeviceReset());
+  EXPECT_EQ(cudaSuccess, cudaGetLastError());
+  EXPECT_EQ(cudaErrorInvalidValue, cudaFree(kept));  // it is gone
+  cudaGetLastError();
+  DeviceArray<int> out(kSize);
+  fill<<<4, 256>>>(out, 5, kSize);
+  EXPECT_EQ(std::vector<int>(kSize, 5), out.host());
+}
+TEST(Errors, NamesAndThereIsNoDriver) {
+  EXPECT_STREQ("cudaErrorIllegalAddress", cudaGetErrorName(cudaErrorIllegalAddress));
+  EXPECT_STREQ("unrecognized error code", cudaGetErrorName(static_cast<cudaError_t>(54321)));
+  void* function = &function;
+  cudaDriverEntryPointQueryResult found;
+  CUDA_OK(cudaGetDriverEntryPointByVersion("cuLaunchKernel", &function, 12000, 0, &found));
+  EXPECT_EQ(cudaDriverEntryPointSymbolNotFound, found);
+  EXPECT_EQ(nullptr, function);
+  int driver, runtime;
+  CUDA_OK(cudaDriverGetVersion(&driver));
+  CUDA_OK(cudaRuntimeGetVersion(&runtime));
+  EXPECT_EQ(CUDART_VERSION, runtime);
+  EXPECT_GE(driver, runtime);
 }
 void allocate_array() {
   cudaArray_t array;
@@ -357,6 +228,26 @@ TEST(Launch, CooperativeAndExtended) {
   EXPECT_EQ(5050, out.host()[0]);
 }
 
+TEST(Launch, Attributes) {
+  DeviceArray<int> out(std::vector<int>(kSize, 0));
+  cudaLaunchAttribute attribute = {};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(4);
+  config.blockDim = dim3(256);
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  CUDA_OK(cudaLaunchKernelEx(&config, fill, out.data(), 8, kSize));
+  EXPECT_EQ(std::vector<int>(kSize, 8), out.host());
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {2, 1, 1};
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(cudaErrorNotSupported, cudaLaunchKernelEx(&config, fill, out.data(), 9, kSize));
+  EXPECT_NE(std::string::npos, testing::internal::GetCapturedStderr().find("sm_80 has no clusters"));
+  cudaGetLastError();
+}
+
 __global__ void __launch_bounds__(256) with_shared(int* out) {
   __shared__ int values[1024];
   values[threadIdx.x] = static_cast<int>(threadIdx.x);
@@ -398,6 +289,8 @@ TEST(Launch, RegistersLimitOccupancy) {
   EXPECT_GT(b.numRegs, 64);
   CUDA_OK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, wide, 1024, 0));
   EXPECT_EQ(0, blocks);  // 1,024 threads of more than 64 registers
+  wide<<<1, 1024>>>(nullptr);
+  EXPECT_EQ(cudaErrorLaunchOutOfResources, cudaGetLastError());
 }
 
 TEST(Devices, PropertiesOfAnA100) {
@@ -420,6 +313,15 @@ TEST(Devices, Several) {
   EXPECT_EQ(3, count);
   CUDA_OK(cudaDeviceCanAccessPeer(&peer, 0, 2));
   EXPECT_EQ(1, peer);
+  CUDA_OK(cudaDeviceEnablePeerAccess(2, 0));
+  EXPECT_EQ(cudaErrorPeerAccessAlreadyEnabled, cudaDeviceEnablePeerAccess(2, 0));
+  cudaGetLastError();
+  CUDA_OK(cudaDeviceDisablePeerAccess(2));
+  char bus[16];
+  int device;
+  CUDA_OK(cudaDeviceGetPCIBusId(bus, sizeof bus, 2));
+  CUDA_OK(cudaDeviceGetByPCIBusId(&device, bus));
+  EXPECT_EQ(2, device);
   CUDA_OK(cudaSetDevice(2));
   {
     DeviceArray<int> there(kSize);

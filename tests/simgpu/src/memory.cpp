@@ -160,6 +160,16 @@ std::string describe(u64 address) {
   return std::to_string(offset - a->size) + " bytes past the end of " + what;
 }
 
+std::optional<u64> first_inaccessible(u64 address, u64 size) {
+  const u8* const state = shadow(address);
+  const auto accessible = [](u8 s) { return s == kInitialised || s == kUninitialised; };
+  u8 all = 1;
+  for (u64 i = 0; i < size; ++i) all &= static_cast<u8>(accessible(state[i]));
+  if (all != 0) return std::nullopt;
+  const u8* const first = std::find_if_not(state, state + size, accessible);
+  return address + static_cast<u64>(first - state);
+}
+
 std::vector<Allocation> live_allocations() {
   State& s = state();
   const std::lock_guard lock(s.mutex);

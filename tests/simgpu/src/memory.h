@@ -51,6 +51,8 @@ bool release(void* pointer);  // false: not the start of a live allocation
 std::optional<Allocation> nearest(u64 address);
 std::string describe(u64 address);  // "12 bytes past the end of cudaMalloc #17 (4096 bytes at 0x..)"
 bool is_freed(u64 address);
+// The first byte of a range of device memory that is not allocated now, or that has been freed.
+std::optional<u64> first_inaccessible(u64 address, u64 size);
 u64 live_bytes(int device);  // pinned host memory and variables are not counted
 std::vector<Allocation> live_allocations();
 

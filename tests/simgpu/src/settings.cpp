@@ -12,9 +12,19 @@ const char* variable(const char* name) {
   return value != nullptr ? value : "";
 }
 
+// "1000", "512M", "2G"; 0: not such a number.
+u64 bytes_of(const char* text) {
+  char* end = nullptr;
+  const u64 number = std::strtoull(text, &end, 10);
+  const char unit = *end;
+  const int shift = unit == 'K' ? 10 : unit == 'M' ? 20 : unit == 'G' ? 30 : 0;
+  return unit != '\0' && (shift == 0 || end[1] != '\0') ? 0 : number << shift;
+}
+
 Settings from_environment() {
   Settings s;
   if (const int n = std::atoi(variable("ERGON_SIMGPU_DEVICES")); n > 0) s.devices = n < 64 ? n : 64;
+  if (const u64 bytes = bytes_of(variable("ERGON_SIMGPU_MEMORY")); bytes > 0) s.memory_bytes = bytes;
   s.order_seed = std::strtoull(variable("ERGON_SIMGPU_ORDER"), nullptr, 0);
   s.threads = std::atoi(variable("ERGON_SIMGPU_THREADS"));
   const std::string profile = variable("ERGON_SIMGPU_PROFILE");

@@ -5,7 +5,8 @@
 namespace simgpu {
 
 struct Settings {
-  int devices = 1;     // ERGON_SIMGPU_DEVICES
+  int devices = 1;                   // ERGON_SIMGPU_DEVICES
+  u64 memory_bytes = u64{40} << 30;  // of each device: ERGON_SIMGPU_MEMORY, also as 512M or 2G
   u64 order_seed = 0;  // ERGON_SIMGPU_ORDER: seed of an adversarial, legal order of streams, blocks and warps
   // ERGON_SIMGPU_CHECK names the checkers wanted: memory,initialised,shared-races,global-races,leaks; 0 is
   // none.

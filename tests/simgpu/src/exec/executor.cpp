@@ -71,6 +71,7 @@ void BlockRunner::start(Launch& launch, u64 linear) {
     const u32 left = threads_ - w.index * 32, all = left >= 32 ? kFullMask : (1u << left) - 1;
     w.exited = ~all;
     w.sync = block_.epoch;
+    w.backward = 0;
     w.spun = w.waits = false;
     for (auto& copy : w.copies) w.spare_copies.push_back(std::move(copy));
     w.copies.clear();
@@ -338,6 +339,7 @@ bool BlockRunner::run_warp(Warp& w) {
     w.frame = s.frame;
     w.file = s.frame->data;
     progress |= run_split(w, s);
+    for (Split& made : w.splits) made.ran = made.ran == 0 ? s.ran : made.ran;
     if (w.spun) return progress;
   }
   w.waits = false;

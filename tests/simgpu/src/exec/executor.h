@@ -28,7 +28,7 @@ class BlockRunner {
   static void merge_frames(Frame* into, Frame* from, u32 lanes);
   bool run_warp(Warp& warp);
   bool run_split(Warp& warp, Split split);  // true: some instruction was executed
-  void give_way(Warp& warp, const Split& split, bool waits);
+  void give_way(Warp& warp, bool waits);    // in a loop; `waits`: it does nothing else
   void call(Warp& warp, const Insn& insn, Split split, u32 mask);
   void give_back(Warp& warp, Split split, u32 mask);  // ret
   bool release_warp_barrier(Warp& warp);
@@ -46,7 +46,7 @@ class BlockRunner {
   std::vector<Warp> warps_;
   std::vector<std::vector<std::unique_ptr<Frame>>> pools_;  // by warp
   u32 arrived_[16] = {};                                    // by bar.arrive
-  static constexpr u32 kSpells = 16;
+  static constexpr u32 kSpells = 128;
   u32 spells_ = 0;  // turns in which some split spun
   u64 turns_ = 0, clock_ = 0;
   std::vector<std::byte> snapshot_;  // of a frame, to tell whether a loop changes anything

@@ -8,8 +8,8 @@
 namespace simgpu {
 namespace {
 
-constexpr u32 kSpinBudget = 2048;    // backward branches before others get their turn
-constexpr u32 kProbeInterval = 256;  // backward branches after which a loop is looked at: does it only wait?
+constexpr u32 kSpinBudget = 256;     // backward branches before others get their turn
+constexpr u32 kProbeInterval = 128;  // backward branches after which a loop is looked at: does it only wait?
 
 // The next place, in the frame of `s`, where another split is or will return to.
 i32 next_meeting(const Warp& w, const Split& s) {
@@ -30,8 +30,8 @@ bool BlockRunner::run_split(Warp& w, Split s) {
   const Insn* const code = function.code.data();
   u64* const executed = counts->executed.data() + function.first_count;
   Counters& counters = counts->counters;
-  u32 backward = 0;       // branches taken
-  i32 probe = INT32_MAX;  // the branch at which the snapshot was taken
+  bool first_branch = true;  // backwards
+  i32 probe = INT32_MAX;     // the branch at which the snapshot was taken
   bool progress = false;
   i32 meeting = w.splits.empty() ? INT32_MAX : next_meeting(w, s);
   for (;;) {
@@ -58,21 +58,29 @@ bool BlockRunner::run_split(Warp& w, Split s) {
           ++counters.divergent_branches;
           w.splits.push_back({s.pc + 1, rest, s.frame});
           w.splits.push_back({i.target, mask, s.frame});
+          if (i.target <= s.pc && ++w.backward >= kSpinBudget) give_way(w, false);
           return true;
         }
         if (mask != 0 && i.target <= s.pc) {
           // A loop that comes to the same place with the same registers waits for memory to change.
           const std::span now(w.file, function.frame_bytes);
-          ++backward;
+          ++w.backward;
           if (probe == s.pc) {
-            if (std::memcmp(snapshot_.data(), now.data(), now.size()) == 0) return give_way(w, s, true), true;
+            if (std::memcmp(snapshot_.data(), now.data(), now.size()) == 0) {
+              w.splits.push_back(s);
+              return give_way(w, true), true;
+            }
             probe = INT32_MAX;
-          } else if (backward % kProbeInterval == 0 || (backward == 1 && w.waits)) {
+          } else if (w.backward % kProbeInterval == 0 || (first_branch && w.waits)) {
             snapshot_.assign(now.begin(), now.end());
             probe = s.pc;
           }
+          first_branch = false;
           s.pc = i.target;
-          if (backward == kSpinBudget) return give_way(w, s, false), true;
+          if (w.backward >= kSpinBudget) {
+            w.splits.push_back(s);
+            return give_way(w, false), true;
+          }
         } else {
           s.pc = mask != 0 ? i.target : s.pc + 1;
         }
@@ -169,8 +177,8 @@ bool BlockRunner::run_split(Warp& w, Split s) {
   }
 }
 
-void BlockRunner::give_way(Warp& w, const Split& s, bool waits) {
-  w.splits.push_back(s);
+void BlockRunner::give_way(Warp& w, bool waits) {
+  w.backward = 0;
   w.spun = true;
   w.waits = waits;
 }

@@ -52,6 +52,7 @@ struct Warp {
   u32 exited = 0;
   u32 sync = 1;  // the Block::interval that its last convergence point began
   std::vector<Split> splits;
+  u32 backward = 0;                                              // branches taken since a split gave way
   bool spun = false;                                             // the last split to run gave way in a loop
   bool waits = false;                                            // and was found to do nothing in it but wait
   u32 committed[32] = {};                                        // cp.async groups of each lane

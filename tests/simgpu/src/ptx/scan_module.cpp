@@ -25,8 +25,12 @@ Declaration scan_declaration(Scanner& scanner) {
     if (word == ".align") {
       d.align = static_cast<u32>(scanner.number());
     } else if (word == ".ptr" || word == ".global" || word == ".shared" || word == ".const"
-               || word == ".local" || word == ".v2" || word == ".v4" || word.starts_with(".attribute")) {
+               || word == ".local" || word == ".v2" || word == ".v4") {
       if (word.starts_with(".v")) throw PtxError("PTX: vector variables are not supported");
+    } else if (word == ".attribute") {  // (.managed): all memory is
+      scanner.expect('(');
+      scanner.word();
+      scanner.expect(')');
     } else {
       d.type = word.substr(1);
       if (const int bytes = type_bytes(d.type)) d.element_bytes = static_cast<u32>(bytes);

@@ -1,7 +1,9 @@
 // Devices, their properties, errors.
 #include <cstdio>
 #include <cstring>
+#include <map>
 
+#include "memory.h"
 #include "runtime/context.h"
 #include "settings.h"
 
@@ -9,13 +11,22 @@ using namespace simgpu;
 
 namespace {
 
+std::map<cudaLimit, size_t>& limits() {
+  static std::map<cudaLimit, size_t> values;
+  return values;
+}
+std::map<std::pair<int, int>, bool>& peers() {  // device, peer: access has been enabled
+  static std::map<std::pair<int, int>, bool> enabled;
+  return enabled;
+}
+
 bool exists(int device) { return device >= 0 && device < settings().devices; }
 
 // An A100-SXM4-40GB.
 void describe(cudaDeviceProp& p) {
   p = {};
   std::snprintf(p.name, sizeof p.name, "Simulated A100 (sm_80)");
-  p.totalGlobalMem = kDeviceBytes;
+  p.totalGlobalMem = settings().memory_bytes;
   p.sharedMemPerBlock = 48 * 1024;
   p.sharedMemPerBlockOptin = kSharedBytesOptIn;
   p.sharedMemPerMultiprocessor = 164 * 1024;
@@ -157,24 +168,83 @@ cudaError_t cudaDeviceGetAttribute(int* out, cudaDeviceAttr attribute, int devic
   return failed(cudaSuccess);
 }
 cudaError_t cudaDeviceSynchronize() {
-  Context::get().wait_all(current_device);
+  Context& c = Context::get();
+  if (const cudaError_t e = c.allowed_in_capture(true); e != cudaSuccess) return failed(e);
+  c.wait_all(current_device);
   return failed(cudaSuccess);
 }
-// Memory stays, unlike on hardware; what a failed kernel left behind is forgotten.
+// The device's memory is gone, its variables are as at the start; what a failed kernel left is forgotten.
 cudaError_t cudaDeviceReset() {
   Context& c = Context::get();
+  const std::lock_guard lock(c.mutex);
   c.wait_all(current_device);
+  for (const Allocation& a : memory::live_allocations()) {
+    if (a.device == current_device && a.kind != MemoryKind::kVariable)
+      memory::release(reinterpret_cast<void*>(a.base));
+  }
+  pools_reset(current_device);
+  for (const auto& binary : c.binaries) binary->modules.erase(current_device);
   c.sticky = cudaSuccess;
   take_last_error(true);
   return cudaSuccess;
+}
+cudaError_t cudaDeviceGetPCIBusId(char* text, int bytes, int device) {
+  if (!exists(device)) return failed(cudaErrorInvalidDevice);
+  return std::snprintf(text, static_cast<size_t>(bytes), "0000:%02x:00.0", device), failed(cudaSuccess);
+}
+cudaError_t cudaDeviceGetByPCIBusId(int* device, const char* text) {
+  unsigned domain = 0, bus = 0;
+  if (std::sscanf(text, "%x:%x", &domain, &bus) != 2 || domain != 0 || !exists(static_cast<int>(bus)))
+    return failed(cudaErrorInvalidValue);
+  return *device = static_cast<int>(bus), failed(cudaSuccess);
+}
+// Printf, stacks and the like have room enough whatever is asked for.
+cudaError_t cudaDeviceSetLimit(cudaLimit limit, size_t bytes) {
+  limits()[limit] = bytes;
+  return failed(cudaSuccess);
+}
+cudaError_t cudaDeviceGetLimit(size_t* bytes, cudaLimit limit) {
+  const auto found = limits().find(limit);
+  return *bytes = found != limits().end()       ? found->second
+                  : limit == cudaLimitStackSize ? 1024
+                                                : 0,
+         failed(cudaSuccess);
+}
+// How a host thread waits makes no difference here.
+cudaError_t cudaSetDeviceFlags(unsigned) { return failed(cudaSuccess); }
+cudaError_t cudaGetDeviceFlags(unsigned* flags) { return *flags = cudaDeviceMapHost, failed(cudaSuccess); }
+cudaError_t cudaProfilerStart() { return failed(cudaSuccess); }
+cudaError_t cudaProfilerStop() { return failed(cudaSuccess); }
+// There is no driver: no symbol of it is found.
+cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult* status) {
+  *function = nullptr;
+  if (status == nullptr) return failed(cudaErrorSymbolNotFound);
+  return *status = cudaDriverEntryPointSymbolNotFound, failed(cudaSuccess);
+}
+cudaError_t cudaGetDriverEntryPoint(const char* symbol, void** function, unsigned long long flags,
+                                    cudaDriverEntryPointQueryResult* status) {
+  return cudaGetDriverEntryPointByVersion(symbol, function, CUDART_VERSION, flags, status);
 }
 cudaError_t cudaDeviceCanAccessPeer(int* out, int device, int peer) {
   return *out = device != peer && exists(peer), failed(cudaSuccess);
 }
 cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned) {
-  return failed(exists(peer) && peer != current_device ? cudaSuccess : cudaErrorInvalidDevice);
+  if (!exists(peer) || peer == current_device) return failed(cudaErrorInvalidDevice);
+  bool& enabled = peers()[{current_device, peer}];
+  if (enabled) return failed(cudaErrorPeerAccessAlreadyEnabled);
+  return enabled = true, failed(cudaSuccess);
 }
-cudaError_t cudaDeviceDisablePeerAccess(int) { return failed(cudaSuccess); }
+cudaError_t cudaDeviceDisablePeerAccess(int peer) {
+  const bool was_enabled = peers().erase({current_device, peer}) == 1;
+  return failed(was_enabled ? cudaSuccess : cudaErrorPeerAccessNotEnabled);
+}
+cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr attribute, int device, int peer) {
+  if (!exists(device) || !exists(peer) || device == peer) return failed(cudaErrorInvalidDevice);
+  return *value = attribute != cudaDevP2PAttrPerformanceRank
+                  && attribute != cudaDevP2PAttrCudaArrayAccessSupported,
+         failed(cudaSuccess);
+}
 cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, failed(cudaSuccess); }
 cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, failed(cudaSuccess); }
 cudaError_t cudaGetLastError() { return take_last_error(true); }
@@ -206,7 +276,22 @@ cudaError_t cudaPeekAtLastError() { return take_last_error(false); }
   X(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing")       \
   X(cudaErrorStreamCaptureMerge, "operation would merge two captures")                           \
   X(cudaErrorStreamCaptureUnmatched, "capture was not ended in the stream in which it began")    \
-  X(cudaErrorStreamCaptureUnjoined, "capturing stream has work that has not joined")
+  X(cudaErrorStreamCaptureUnjoined, "capturing stream has work that has not joined")             \
+  X(cudaErrorStreamCaptureInvalidated, "a forbidden call has made the capture invalid")          \
+  X(cudaErrorStreamCaptureImplicit, "the legacy stream would depend on a capturing stream")      \
+  X(cudaErrorStreamCaptureIsolation, "a captured stream may not wait for work outside")          \
+  X(cudaErrorStreamCaptureWrongThread, "the capture was begun by another thread")                \
+  X(cudaErrorCapturedEvent, "operation not permitted on an event of a capture")                  \
+  X(cudaErrorGraphExecUpdateFailure, "the graph does not fit the one that is to be updated")     \
+  X(cudaErrorLaunchOutOfResources, "too many resources requested for launch")                    \
+  X(cudaErrorHostMemoryAlreadyRegistered, "the memory is registered or page-locked already")     \
+  X(cudaErrorHostMemoryNotRegistered, "the memory is not registered")                            \
+  X(cudaErrorPeerAccessAlreadyEnabled, "peer access is already enabled")                         \
+  X(cudaErrorPeerAccessNotEnabled, "peer access has not been enabled")                           \
+  X(cudaErrorSymbolNotFound, "named symbol not found")                                           \
+  X(cudaErrorInsufficientDriver, "the driver is older than the runtime")                         \
+  X(cudaErrorInitializationError, "initialization error")                                        \
+  X(cudaErrorUnknown, "unknown error")
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
@@ -227,7 +312,7 @@ const char* cudaGetErrorName(cudaError_t error) {
     SIMGPU_ERRORS(SIMGPU_CASE)
 #undef SIMGPU_CASE
     default:
-      return "cudaErrorUnknown";
+      return "unrecognized error code";
   }
 }
 

@@ -54,13 +54,15 @@ cudaError_t launch(Function* function, dim3 grid, dim3 block, void** args, size_
     return failed(cudaErrorInvalidConfiguration);
   }
   if (threads > kernel->max_threads_per_block()) return failed(cudaErrorInvalidValue);
+  const int registers = registers_of(*function);
+  if ((static_cast<u64>(registers) * 32 + 255) / 256 * 256 * ((threads + 31) / 32) > 65536)
+    return failed(cudaErrorLaunchOutOfResources);
   if (shared > static_cast<size_t>(function->dynamic_shared_limit)
       || static_shared + shared > static_cast<size_t>(kSharedBytesOptIn))
     return failed(cudaErrorInvalidValue);
   const u64 blocks = u64{grid.x} * grid.y * grid.z;
   if (cooperative
-      && blocks > static_cast<u64>(
-                      resident_blocks(*kernel, registers_of(*function), static_cast<int>(threads), shared))
+      && blocks > static_cast<u64>(resident_blocks(*kernel, registers, static_cast<int>(threads), shared))
                       * kMultiprocessors) {
     return failed(cudaErrorCooperativeLaunchTooLarge);
   }
@@ -73,11 +75,12 @@ cudaError_t launch(Function* function, dim3 grid, dim3 block, void** args, size_
   config.dynamic_shared_bytes = static_cast<u32>(shared);
   config.cooperative = cooperative;
   config.device = stream.device;
-  context.submit(stream, [function, config, params = std::move(params)] {
+  const auto run = [function, config, params = std::move(params)] {
     Context::get().launch(*function, config, params);
-  });
+  };
+  const cudaError_t submitted = context.submit(stream, WorkKind::kKernel, run);
   // A fault of this very launch is asynchronous: the next call reports it.
-  return cudaSuccess;
+  return submitted == cudaSuccess ? cudaSuccess : failed(submitted);
 }
 
 Kernel* kernel_of(const void* symbol, cudaError_t& error) {
@@ -132,6 +135,22 @@ void __cudaRegisterFunction(void** handle, const char* host, char*, const char* 
 void __cudaRegisterVar(void** handle, char* host, char*, const char* name, int, size_t, int, int) {
   Context::get().symbols[host] = {reinterpret_cast<FatBinary*>(handle), name};
 }
+// The instance on the first device is what the host sees.
+void __cudaRegisterManagedVar(void** handle, void** host, char*, const char* name, int, size_t, int, int) {
+  auto* const binary = reinterpret_cast<FatBinary*>(handle);
+  Context::get().symbols[host] = {binary, name};
+  try {
+    if (!binary->problem.empty()) throw PtxError(binary->problem);
+    auto& module = binary->modules[0];
+    if (module == nullptr) module = parse_module(binary->ptx, 0);
+    if (const Variable* v = module->find_variable(name)) *host = reinterpret_cast<void*>(v->address);
+  } catch (const PtxError& e) {
+    std::fprintf(stderr, "simgpu: __managed__ variable %s: %s\n", name, e.what());
+  }
+  if (settings().devices > 1)
+    std::fprintf(stderr, "simgpu: __managed__ variable %s: its instances on several devices are apart\n",
+                 name);
+}
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
   pending_calls.push_back({grid, block, shared, stream});
   return 0;
@@ -168,10 +187,18 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* sy
   bool cooperative = false;
   for (unsigned i = 0; i < config->numAttrs; ++i) {
     const cudaLaunchAttribute& a = config->attrs[i];
+    const auto& cluster = a.val.clusterDim;
     if (a.id == cudaLaunchAttributeCooperative) {
       cooperative = a.val.cooperative != 0;
+    } else if (a.id == cudaLaunchAttributeClusterDimension) {
+      if (cluster.x * cluster.y * cluster.z == 1) continue;
+      std::fprintf(stderr, "simgpu: a cluster of (%u, %u, %u) blocks: sm_80 has no clusters\n", cluster.x,
+                   cluster.y, cluster.z);
+      return failed(cudaErrorNotSupported);
     } else if (a.id != cudaLaunchAttributeIgnore && a.id != cudaLaunchAttributePriority
-               && a.id != cudaLaunchAttributeAccessPolicyWindow) {
+               && a.id != cudaLaunchAttributeAccessPolicyWindow
+               // Leave to begin early, which nothing has to make use of.
+               && a.id != cudaLaunchAttributeProgrammaticStreamSerialization) {
       std::fprintf(stderr, "simgpu: launch attribute %d is not simulated on sm_80\n", static_cast<int>(a.id));
       return failed(cudaErrorNotSupported);
     }
@@ -192,6 +219,19 @@ cudaError_t cudaFuncSetAttribute(const void* symbol, cudaFuncAttribute attribute
     return failed(cudaErrorInvalidValue);
   function->dynamic_shared_limit = value;
   return failed(cudaSuccess);
+}
+cudaError_t cudaFuncGetName(const char** name, const void* symbol) {
+  const Function* function = find_function(symbol);
+  if (function == nullptr) return failed(cudaErrorInvalidDeviceFunction);
+  return *name = function->name.c_str(), failed(cudaSuccess);
+}
+cudaError_t cudaGetFuncBySymbol(cudaFunction_t* out, const void* symbol) {
+  *out = reinterpret_cast<cudaFunction_t>(find_function(symbol));
+  return failed(*out != nullptr ? cudaSuccess : cudaErrorInvalidDeviceFunction);
+}
+cudaError_t cudaGetKernel(cudaKernel_t* out, const void* symbol) {
+  *out = reinterpret_cast<cudaKernel_t>(find_function(symbol));
+  return failed(*out != nullptr ? cudaSuccess : cudaErrorInvalidDeviceFunction);
 }
 cudaError_t cudaFuncSetCacheConfig(const void* symbol, cudaFuncCache) {
   return failed(find_function(symbol) != nullptr ? cudaSuccess : cudaErrorInvalidDeviceFunction);
@@ -221,6 +261,18 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* out, con
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* out, const void* symbol, int threads,
                                                           size_t shared) {
   return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(out, symbol, threads, shared, 0);
+}
+
+// The most of dynamic shared memory with which `blocks` fit on a multiprocessor.
+cudaError_t cudaOccupancyAvailableDynamicSMemPerBlock(size_t* out, const void* symbol, int blocks,
+                                                      int threads) {
+  cudaError_t error;
+  Kernel* kernel = kernel_of(symbol, error);
+  if (kernel == nullptr) return failed(error);
+  size_t bytes = kSharedBytesOptIn - kernel->static_shared_bytes();
+  while (bytes > 0 && resident_blocks(*kernel, registers_of(*find_function(symbol)), threads, bytes) < blocks)
+    bytes -= std::min<size_t>(bytes, 128);
+  return *out = bytes, failed(cudaSuccess);
 }
 
 }  // extern "C"

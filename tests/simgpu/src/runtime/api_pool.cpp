@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <vector>
 
 #include "memory.h"
 #include "runtime/context.h"
@@ -13,10 +14,14 @@ namespace simgpu {
 
 struct Pool {
   int device = 0;
-  u64 used = 0, used_high = 0, release_threshold = 0;
+  // `reserved` beyond what is used is kept at a free until the device is waited for, and then up to the
+  // threshold.
+  u64 used = 0, used_high = 0, reserved = 0, reserved_high = 0, release_threshold = 0;
   std::map<cudaMemPoolAttr, int> switches = {{cudaMemPoolReuseFollowEventDependencies, 1},
                                              {cudaMemPoolReuseAllowOpportunistic, 1},
                                              {cudaMemPoolReuseAllowInternalDependencies, 1}};
+
+  void keep(u64 bytes) { reserved = std::max(used, std::min(reserved, bytes)); }
 };
 
 namespace {
@@ -25,6 +30,18 @@ Pool default_pools[64];
 Pool* current_pools[64];
 std::map<u64, std::pair<Pool*, u64>> owners;  // by address of the allocation: pool, bytes
 
+std::vector<Pool*>& made_pools() {
+  static auto* const list = new std::vector<Pool*>;
+  return *list;
+}
+std::vector<Pool*> all_pools() {
+  std::vector<Pool*> list = made_pools();
+  for (int d = 0; d < 64; ++d) {
+    default_pools[d].device = d;
+    if (default_pools[d].reserved > 0) list.push_back(&default_pools[d]);
+  }
+  return list;
+}
 Pool& pool_of(int device) {
   default_pools[device].device = device;
   return current_pools[device] != nullptr ? *current_pools[device] : default_pools[device];
@@ -38,6 +55,8 @@ void pool_allocated(Pool* pool, int device, const void* pointer, u64 bytes) {
   Pool& p = pool != nullptr ? *pool : pool_of(device);
   p.used += bytes;
   p.used_high = std::max(p.used_high, p.used);
+  p.reserved = std::max(p.reserved, p.used);
+  p.reserved_high = std::max(p.reserved_high, p.reserved);
   owners[reinterpret_cast<u64>(pointer)] = {&p, bytes};
 }
 void pool_released(const void* pointer) {
@@ -45,6 +64,20 @@ void pool_released(const void* pointer) {
   if (found == owners.end()) return;
   found->second.first->used -= found->second.second;
   owners.erase(found);
+}
+void pools_synchronised() {
+  for (Pool* pool : all_pools()) pool->keep(pool->release_threshold);
+}
+u64 pool_unused(int device) {
+  u64 bytes = 0;
+  for (const Pool* pool : all_pools()) bytes += pool->device == device ? pool->reserved - pool->used : 0;
+  return bytes;
+}
+void pools_reset(int device) {
+  std::erase_if(owners, [&](const auto& entry) { return entry.second.first->device == device; });
+  for (Pool* pool : all_pools()) {
+    if (pool->device == device) pool->used = pool->reserved = 0;
+  }
 }
 
 }  // namespace simgpu
@@ -71,6 +104,7 @@ cudaError_t cudaMemPoolCreate(cudaMemPool_t* out, const cudaMemPoolProps* proper
     return failed(cudaErrorInvalidValue);
   auto* pool = new Pool;
   pool->device = properties->location.id;
+  made_pools().push_back(pool);
   *out = handle_of(*pool);
   return failed(cudaSuccess);
 }
@@ -82,6 +116,7 @@ cudaError_t cudaMemPoolDestroy(cudaMemPool_t handle) {
     if (current == pool) current = nullptr;
   }
   std::erase_if(owners, [&](const auto& entry) { return entry.second.first == pool; });
+  std::erase(made_pools(), pool);
   delete pool;
   return failed(cudaSuccess);
 }
@@ -97,7 +132,9 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t handle, cudaMemPoolAttr attrib
     pool.release_threshold = number;
   } else if (attribute == cudaMemPoolAttrUsedMemHigh && number == 0) {
     pool.used_high = pool.used;
-  } else if (attribute != cudaMemPoolAttrReservedMemHigh || number != 0) {
+  } else if (attribute == cudaMemPoolAttrReservedMemHigh && number == 0) {
+    pool.reserved_high = pool.reserved;
+  } else {
     return failed(cudaErrorInvalidValue);
   }
   return failed(cudaSuccess);
@@ -114,12 +151,16 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t handle, cudaMemPoolAttr attrib
       number = pool.release_threshold;
       break;
     case cudaMemPoolAttrUsedMemCurrent:
-    case cudaMemPoolAttrReservedMemCurrent:
       number = pool.used;
       break;
     case cudaMemPoolAttrUsedMemHigh:
-    case cudaMemPoolAttrReservedMemHigh:
       number = pool.used_high;
+      break;
+    case cudaMemPoolAttrReservedMemCurrent:
+      number = pool.reserved;
+      break;
+    case cudaMemPoolAttrReservedMemHigh:
+      number = pool.reserved_high;
       break;
     default:
       return failed(cudaErrorInvalidValue);
@@ -127,8 +168,16 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t handle, cudaMemPoolAttr attrib
   std::memcpy(value, &number, sizeof number);
   return failed(cudaSuccess);
 }
-cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) {
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t bytes) {
+  pool_of(pool)->keep(bytes);
   return failed(cudaSuccess);
-}  // nothing unused is kept
+}
+// Every device sees all memory.
+cudaError_t cudaMemPoolSetAccess(cudaMemPool_t, const cudaMemAccessDesc*, size_t) {
+  return failed(cudaSuccess);
+}
+cudaError_t cudaMemPoolGetAccess(cudaMemAccessFlags* flags, cudaMemPool_t, cudaMemLocation*) {
+  return *flags = cudaMemAccessFlagsProtReadWrite, failed(cudaSuccess);
+}
 
 }  // extern "C"

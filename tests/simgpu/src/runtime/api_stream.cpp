@@ -1,7 +1,6 @@
-// Streams, events, graphs by stream capture.
+// Streams and events.
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 
 #include "runtime/context.h"
 #include "settings.h"
@@ -15,37 +14,39 @@ double now_ms() {
       .count();
 }
 
-cudaError_t create_stream(cudaStream_t* out, unsigned flags) {
+constexpr int kLeastPriority = 0, kGreatestPriority = -5;  // of an A100
+
+cudaError_t create_stream(cudaStream_t* out, unsigned flags, int priority) {
   if (out == nullptr) return failed(cudaErrorInvalidValue);
   Context& c = Context::get();
   const std::lock_guard lock(c.mutex);
   auto stream = std::make_unique<Stream>();
   stream->device = current_device;
   stream->blocking = (flags & cudaStreamNonBlocking) == 0;
+  stream->priority = std::clamp(priority, kGreatestPriority, kLeastPriority);
+  static u64 ids = 0;
+  stream->id = ++ids;
   *out = reinterpret_cast<cudaStream_t>(stream.get());
   c.streams.push_back(std::move(stream));
   return failed(cudaSuccess);
 }
 Event& event_of(cudaEvent_t e) { return *reinterpret_cast<Event*>(e); }
-Capture& capture_of(cudaGraph_t g) { return *reinterpret_cast<Capture*>(g); }
-
-// The streams that take part in a capture leave it.
-void end_capture(const std::shared_ptr<Capture>& capture) {
-  Context& c = Context::get();
-  const auto leave = [&](Stream& s) {
-    if (s.capture == capture) s.capture.reset(), s.capture_last.clear();
-  };
-  for (auto& s : c.streams) leave(*s);
+cudaError_t not_in_capture(Stream& s) {
+  if (s.capture == nullptr) return cudaSuccess;
+  s.capture->invalid = true;
+  return cudaErrorStreamCaptureUnsupported;
 }
 
 }  // namespace
 
 extern "C" {
 
-cudaError_t cudaStreamCreate(cudaStream_t* out) { return create_stream(out, 0); }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned flags) { return create_stream(out, flags); }
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t* out, unsigned flags, int) {
-  return create_stream(out, flags);
+cudaError_t cudaStreamCreate(cudaStream_t* out) { return create_stream(out, 0, 0); }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* out, unsigned flags) {
+  return create_stream(out, flags, 0);
+}
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* out, unsigned flags, int priority) {
+  return create_stream(out, flags, priority);
 }
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
   Context& c = Context::get();
@@ -62,35 +63,44 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
   Context& c = Context::get();
   const std::lock_guard lock(c.mutex);
   Stream& s = c.stream(handle);
-  if (s.capture != nullptr) return failed(cudaErrorStreamCaptureUnsupported);
+  if (const cudaError_t e = not_in_capture(s); e != cudaSuccess) return failed(e);
   c.wait(s.last);
+  pools_synchronised();
   return failed(cudaSuccess);
 }
 cudaError_t cudaStreamQuery(cudaStream_t handle) {
   Context& c = Context::get();
   const std::lock_guard lock(c.mutex);
+  if (const cudaError_t e = not_in_capture(c.stream(handle)); e != cudaSuccess) return failed(e);
   const TaskPtr last = c.stream(handle).last;
   if (last == nullptr || last->done) return failed(cudaSuccess);
   c.wait(last);  // a loop that polls must end: the next query says so
   return cudaErrorNotReady;
 }
-cudaError_t cudaStreamGetPriority(cudaStream_t, int* priority) { return *priority = 0, failed(cudaSuccess); }
+cudaError_t cudaStreamGetPriority(cudaStream_t handle, int* priority) {
+  return *priority = Context::get().stream(handle).priority, failed(cudaSuccess);
+}
+cudaError_t cudaStreamGetDevice(cudaStream_t handle, int* device) {
+  return *device = Context::get().stream(handle).device, failed(cudaSuccess);
+}
+cudaError_t cudaStreamGetId(cudaStream_t handle, unsigned long long* id) {
+  return *id = Context::get().stream(handle).id, failed(cudaSuccess);
+}
 cudaError_t cudaStreamGetFlags(cudaStream_t handle, unsigned* flags) {
   *flags = Context::get().stream(handle).blocking ? cudaStreamDefault : cudaStreamNonBlocking;
   return failed(cudaSuccess);
 }
 cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
-  return *least = 0, *greatest = 0, failed(cudaSuccess);
+  return *least = kLeastPriority, *greatest = kGreatestPriority, failed(cudaSuccess);
 }
 cudaError_t cudaLaunchHostFunc(cudaStream_t handle, cudaHostFn_t function, void* data) {
   Context& c = Context::get();
-  c.submit(c.stream(handle), [=] { function(data); });
-  return failed(cudaSuccess);
+  return failed(c.submit(c.stream(handle), WorkKind::kHost, [=] { function(data); }));
 }
 cudaError_t cudaStreamAddCallback(cudaStream_t handle, cudaStreamCallback_t function, void* data, unsigned) {
   Context& c = Context::get();
-  c.submit(c.stream(handle), [=] { function(handle, Context::get().sticky, data); });
-  return failed(cudaSuccess);
+  return failed(
+      c.submit(c.stream(handle), WorkKind::kHost, [=] { function(handle, Context::get().sticky, data); }));
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t e, unsigned) {
   Context& c = Context::get();
@@ -103,8 +113,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t e, unsigned) {
     s.capture_last.push_back(event.node);
     return failed(cudaSuccess);
   }
-  if (event.task != nullptr && !event.task->done) c.submit(s, [] {}, {event.task});
-  return failed(cudaSuccess);
+  if (event.task == nullptr || event.task->done) return failed(cudaSuccess);
+  if (s.capture != nullptr) return failed(cudaErrorStreamCaptureIsolation);  // it would wait for work outside
+  return failed(c.submit(s, WorkKind::kOrder, [] {}, {event.task}));
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned flags) {
@@ -115,7 +126,6 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned flags) {
 }
 cudaError_t cudaEventCreate(cudaEvent_t* out) { return cudaEventCreateWithFlags(out, 0); }
 cudaError_t cudaEventDestroy(cudaEvent_t e) {
-  Context::get().wait(event_of(e).task);
   delete &event_of(e);
   return failed(cudaSuccess);
 }
@@ -124,7 +134,9 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t handle, unsigne
   const std::lock_guard lock(c.mutex);
   Stream& s = c.stream(handle);
   Event& event = event_of(e);
-  c.submit(s, [&event] { event.milliseconds = now_ms(); });
+  const auto now = [when = event.milliseconds] { *when = now_ms(); };
+  if (const cudaError_t error = c.submit(s, WorkKind::kOrder, now); error != cudaSuccess)
+    return failed(error);
   event.recorded = true;
   if (s.capture != nullptr) {
     event.capture = s.capture;
@@ -139,10 +151,12 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t stream) {
   return cudaEventRecordWithFlags(e, stream, 0);
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+  if (event_of(e).capture != nullptr) return failed(cudaErrorCapturedEvent);
   Context::get().wait(event_of(e).task);
   return failed(cudaSuccess);
 }
 cudaError_t cudaEventQuery(cudaEvent_t e) {
+  if (event_of(e).capture != nullptr) return failed(cudaErrorCapturedEvent);
   const TaskPtr task = event_of(e).task;
   if (task == nullptr || task->done) return failed(cudaSuccess);
   Context::get().wait(task);
@@ -153,76 +167,7 @@ cudaError_t cudaEventElapsedTime(float* out, cudaEvent_t from, cudaEvent_t to) {
   if (!a.timed || !b.timed || !a.recorded || !b.recorded) return failed(cudaErrorInvalidResourceHandle);
   if ((a.task != nullptr && !a.task->done) || (b.task != nullptr && !b.task->done))
     return failed(cudaErrorNotReady);
-  *out = static_cast<float>(b.milliseconds - a.milliseconds);
-  return failed(cudaSuccess);
-}
-
-cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
-  Context& c = Context::get();
-  const std::lock_guard lock(c.mutex);
-  Stream& s = c.stream(handle);
-  if (&s == &c.defaults[s.device]) return failed(cudaErrorStreamCaptureUnsupported);
-  if (s.capture != nullptr) return failed(cudaErrorIllegalState);
-  s.capture = std::make_shared<Capture>();
-  s.capture->mode = mode;
-  s.capture->origin = &s;
-  return failed(cudaSuccess);
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* out) {
-  Context& c = Context::get();
-  const std::lock_guard lock(c.mutex);
-  Stream& s = c.stream(handle);
-  *out = nullptr;
-  if (s.capture == nullptr) return failed(cudaErrorIllegalState);
-  const std::shared_ptr<Capture> capture = s.capture;
-  if (capture->origin != &s) return failed(cudaErrorStreamCaptureUnmatched);
-  // Every node of a stream that joined must lead back to the origin.
-  std::vector<bool> reached(capture->nodes.size());
-  std::vector<size_t> open(s.capture_last);
-  while (!open.empty()) {
-    const size_t n = open.back();
-    open.pop_back();
-    if (reached[n]) continue;
-    reached[n] = true;
-    open.insert(open.end(), capture->nodes[n].after.begin(), capture->nodes[n].after.end());
-  }
-  end_capture(capture);
-  if (std::find(reached.begin(), reached.end(), false) != reached.end())
-    return failed(cudaErrorStreamCaptureUnjoined);
-  *out = reinterpret_cast<cudaGraph_t>(new Capture(*capture));
-  return failed(cudaSuccess);
-}
-cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* out) {
-  *out = Context::get().stream(handle).capture != nullptr ? cudaStreamCaptureStatusActive
-                                                          : cudaStreamCaptureStatusNone;
-  return failed(cudaSuccess);
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long) {
-  *out = reinterpret_cast<cudaGraphExec_t>(new Capture(capture_of(graph)));
-  return failed(cudaSuccess);
-}
-cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long flags) {
-  return cudaGraphInstantiate(out, graph, flags);
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
-  Context& c = Context::get();
-  const auto& graph = *reinterpret_cast<Capture*>(exec);
-  c.submit(c.stream(handle), [nodes = graph.nodes] {
-    for (const Capture::Node& node : nodes) node.run();  // captured in an order that respects `after`
-  });
-  return failed(cudaSuccess);
-}
-cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t* count) {
-  if (nodes != nullptr) return failed(cudaErrorNotSupported);
-  *count = capture_of(graph).nodes.size();
-  return failed(cudaSuccess);
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete &capture_of(graph);
-  return failed(cudaSuccess);
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
-  delete reinterpret_cast<Capture*>(exec);
+  *out = static_cast<float>(*b.milliseconds - *a.milliseconds);
   return failed(cudaSuccess);
 }
 

@@ -11,6 +11,7 @@
 namespace simgpu {
 
 thread_local int current_device = 0;
+thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 namespace {
 thread_local cudaError_t last_error = cudaSuccess;
 }
@@ -45,13 +46,15 @@ bool Context::known(const Stream* stream) const {
   return std::any_of(streams.begin(), streams.end(), [&](const auto& s) { return s.get() == stream; });
 }
 
-void Context::submit(Stream& stream, std::function<void()> run, std::vector<TaskPtr> after) {
+cudaError_t Context::submit(Stream& stream, WorkKind kind, std::function<void()> run,
+                            std::vector<TaskPtr> after) {
   const std::lock_guard lock(mutex);
   if (stream.capture != nullptr) {
     Capture& capture = *stream.capture;
-    capture.nodes.push_back({std::move(run), stream.capture_last});
+    if (capture.invalid) return cudaErrorStreamCaptureInvalidated;
+    capture.nodes.push_back({kind, std::move(run), stream.capture_last});
     stream.capture_last = {capture.nodes.size() - 1};
-    return;
+    return cudaSuccess;
   }
   auto task = std::make_shared<Task>();
   task->run = std::move(run);
@@ -64,14 +67,38 @@ void Context::submit(Stream& stream, std::function<void()> run, std::vector<Task
   Stream& legacy = defaults[stream.device];
   if (&stream == &legacy) {
     for (const auto& s : streams) {
-      if (s->blocking && s->device == stream.device) follow(s->last);
+      if (!s->blocking || s->device != stream.device) continue;
+      if (s->capture != nullptr) {
+        s->capture->invalid = true;
+        return cudaErrorStreamCaptureImplicit;
+      }
+      follow(s->last);
     }
   } else if (stream.blocking) {
     follow(legacy.last);
   }
   stream.last = task;
-  if (settings().order_seed == 0) return execute(task);
-  pending_.push_back(task);
+  if (settings().order_seed == 0)
+    execute(task);
+  else
+    pending_.push_back(task);
+  return cudaSuccess;
+}
+
+cudaError_t Context::allowed_in_capture(bool waits_for_device) {
+  const std::lock_guard lock(mutex);
+  bool broken = false;
+  for (const auto& s : streams) {
+    if (s->capture == nullptr) continue;
+    const bool mine = s->capture->thread == std::this_thread::get_id();
+    const bool forbids = s->capture->mode == cudaStreamCaptureModeGlobal
+                         || (s->capture->mode == cudaStreamCaptureModeThreadLocal && mine);
+    if (waits_for_device ? s->device != current_device
+                         : !forbids || capture_mode == cudaStreamCaptureModeRelaxed)
+      continue;
+    s->capture->invalid = broken = true;
+  }
+  return broken ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
 void Context::execute(const TaskPtr& task) {
@@ -81,6 +108,29 @@ void Context::execute(const TaskPtr& task) {
   task->run();
   task->run = nullptr;
   task->done = true;
+}
+
+size_t draw(size_t count) {
+  static u64 state = 0;
+  const u64 seed = settings().order_seed;
+  if (seed == 0) return 0;
+  state = (state + seed) * 6364136223846793005u + 1442695040888963407u;
+  return (state >> 33) % count;
+}
+
+void run_graph(const std::vector<Capture::Node>& nodes) {
+  std::vector<bool> done(nodes.size());
+  for (size_t left = nodes.size(); left > 0; --left) {
+    std::vector<size_t> ready;
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      const auto& after = nodes[i].after;
+      if (!done[i] && std::all_of(after.begin(), after.end(), [&](size_t n) { return done[n]; }))
+        ready.push_back(i);
+    }
+    const size_t chosen = ready[draw(ready.size())];
+    nodes[chosen].run();
+    done[chosen] = true;
+  }
 }
 
 // Ready tasks run in an order that the seed draws until the wanted one is done.
@@ -93,8 +143,7 @@ void Context::wait(const TaskPtr& task) {
       if (std::all_of(after.begin(), after.end(), [](const TaskPtr& t) { return t->done; }))
         ready.push_back(i);
     }
-    draw_ = (draw_ + settings().order_seed) * 6364136223846793005u + 1442695040888963407u;
-    const size_t chosen = ready.at((draw_ >> 33) % ready.size());
+    const size_t chosen = ready[draw(ready.size())];
     const TaskPtr next = pending_[chosen];
     pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(chosen));
     execute(next);
@@ -106,6 +155,16 @@ void Context::wait_all(int device) {
   for (const auto& s : streams) {
     if (s->device == device) wait(s->last);
   }
+  pools_synchronised();
+}
+
+void Context::fail(const Fault& f) {
+  std::fprintf(stderr, "simgpu: %s\n", f.what());
+  sticky = f.kind == FaultKind::kAssert       ? cudaErrorAssert
+           : f.kind == FaultKind::kMisaligned ? cudaErrorMisalignedAddress
+           : f.kind == FaultKind::kOutOfBounds || f.kind == FaultKind::kUseAfterFree ? cudaErrorIllegalAddress
+                                                                                     : cudaErrorLaunchFailure;
+  record_fault(f);
 }
 
 Kernel* Context::kernel(Function& function, int device, cudaError_t& error) {
@@ -145,16 +204,8 @@ void Context::launch(Function& function, const LaunchConfig& config, const std::
     if (c.cooperative) memory::release(reinterpret_cast<void*>(c.grid_workspace));
     record_launch(c, *k, registers_of(function), std::move(counters));
   } catch (const Fault& f) {
-    fault = f.what();
-    std::fprintf(stderr, "simgpu: %s\n", f.what());
-    sticky = f.kind == FaultKind::kAssert       ? cudaErrorAssert
-             : f.kind == FaultKind::kMisaligned ? cudaErrorMisalignedAddress
-             : f.kind == FaultKind::kOutOfBounds || f.kind == FaultKind::kUseAfterFree
-                 ? cudaErrorIllegalAddress
-                 : cudaErrorLaunchFailure;
-    record_fault(f);
+    fail(f);
   } catch (const PtxError& e) {
-    fault = e.what();
     std::fprintf(stderr, "simgpu: kernel %s: %s\n", function.name.c_str(), e.what());
     sticky = cudaErrorInvalidPtx;
   }

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -25,25 +26,31 @@ struct Capture;
 struct Stream {
   int device = 0;
   bool blocking = true;  // with respect to the legacy default stream
+  int priority = 0;
+  u64 id = 0;
   TaskPtr last;
   std::shared_ptr<Capture> capture;
   std::vector<size_t> capture_last;  // nodes that the next one of this stream follows
 };
 struct Event {
   TaskPtr task;
-  double milliseconds = 0;  // when it happened
+  std::shared_ptr<double> milliseconds = std::make_shared<double>(0);  // when it happened last
   bool timed = true, recorded = false;
   std::shared_ptr<Capture> capture;
   size_t node = 0;
 };
+enum class WorkKind : u8 { kKernel, kCopy, kFill, kHost, kMemory, kOrder };
 // A graph: work in an order that respects `after`.
 struct Capture {
   struct Node {
+    WorkKind kind;
     std::function<void()> run;
     std::vector<size_t> after;
   };
   std::vector<Node> nodes;
+  std::vector<std::shared_ptr<void>> memory;  // that the graph allocates: given back with the last copy of it
   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  std::thread::id thread;  // that began it
   Stream* origin = nullptr;
   bool invalid = false;
 };
@@ -68,7 +75,6 @@ struct Symbol {
   std::string name;
 };
 
-constexpr u64 kDeviceBytes = u64{40} << 30;  // of an A100
 constexpr int kSharedBytesOptIn = 163 * 1024;
 
 class Context {
@@ -82,14 +88,20 @@ class Context {
   std::vector<std::unique_ptr<Stream>> streams;  // created ones
   Stream defaults[64];
   cudaError_t sticky = cudaSuccess;  // a failed kernel leaves the context unusable, as on hardware
-  std::string fault;                 // its report
 
   Stream& stream(cudaStream_t handle);
   bool known(const Stream* stream) const;
-  // Gives work to a stream: done at once, or, with settings().order_seed, when something waits for it.
-  void submit(Stream& stream, std::function<void()> run, std::vector<TaskPtr> after = {});
+  // Gives work to a stream: done at once, or, with settings().order_seed, when something waits for it. An
+  // error: a capture does not allow it.
+  cudaError_t submit(Stream& stream, WorkKind kind, std::function<void()> run,
+                     std::vector<TaskPtr> after = {});
   void wait(const TaskPtr& task);
   void wait_all(int device);
+  // What a call that is not stream-ordered, or waits, must ask first: an error, and the captures that it
+  // breaks are invalid, when this thread may not make it now.
+  cudaError_t allowed_in_capture(bool waits_for_device = false);
+  // Prints and records it; from now on every call returns its error.
+  void fail(const Fault& fault);
   // Runs a kernel now; a Fault is printed and sticks.
   void launch(Function& function, const LaunchConfig& config, const std::vector<u8>& params);
   Kernel* kernel(Function& function, int device, cudaError_t& error);
@@ -97,15 +109,21 @@ class Context {
  private:
   void execute(const TaskPtr& task);
   std::vector<TaskPtr> pending_;  // in order of submission
-  u64 draw_ = 0;
 };
+size_t draw(size_t count);  // a number below `count`, from settings().order_seed; 0 without one
+// Calls run(node) for every node, in an order of the seed's that respects `after`.
+void run_graph(const std::vector<Capture::Node>& nodes);
 
 // Accounts of the memory pools; pool nullptr: the device's current one. The context's mutex is held.
 struct Pool;
 void pool_allocated(Pool* pool, int device, const void* pointer, u64 bytes);
 void pool_released(const void* pointer);
+void pools_synchronised();     // they give back what is above their thresholds
+u64 pool_unused(int device);   // bytes that the device's pools keep and nothing uses
+void pools_reset(int device);  // nothing is allocated any more
 
 extern thread_local int current_device;
+extern thread_local cudaStreamCaptureMode capture_mode;  // of cudaThreadExchangeStreamCaptureMode
 // Records and returns the error; a sticky one wins.
 cudaError_t failed(cudaError_t error);
 cudaError_t take_last_error(bool clear);
