@@ -2,7 +2,6 @@
 
 // Two-dimensional convolution (cross-correlation), strided, dilated, in groups.
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -35,26 +34,35 @@ struct Conv2dGeometry {
 // Accumulates in fp32 (f64 for f64) and rounds once. An element of y is one sum over taps() in order:
 // relative error below (taps() + 1) * 2^-24 of the sum of magnitudes. dx likewise, over at most
 // group_outputs() * kernel products; dw over batch * output products, images in chunks. All results are =
-// (not +=) and the same bits for any number of threads. Flops of each: 2 * y's elements * taps(). Scratch: a
-// padded copy of one image and one output a thread (some images for dw), kept between calls.
+// (not +=) and the same bits for any number of threads. Flops of each: 2 * y's elements * taps().
+// workspace: conv2d_workspace() bytes of the pass, aligned to 16; null where that is 0.
+enum class Conv2dPass : std::uint8_t { forward, backward_input, backward_weight };
+
+// Scratch: a padded copy of one image and one output a thread (some images for dw), kept between calls.
 namespace cpu {
 
+std::int64_t conv2d_workspace(Conv2dPass pass, DType dtype, const Conv2dGeometry& geometry);
 void conv2d_forward(DType dtype, const Conv2dGeometry& geometry, const void* x, const void* w,
-                    const void* bias, void* y);
+                    const void* bias, void* y, void* workspace);
 void conv2d_backward_input(DType dtype, const Conv2dGeometry& geometry, const void* dout, const void* w,
-                           void* dx);
-
-// Images whose share of dw is summed by one thread: at most 16 chunks.
-constexpr std::int64_t conv2d_chunk_images(std::int64_t batch) {
-  return std::max<std::int64_t>((batch + 15) / 16, 1);
-}
-// Elements (f32, or f64 for f64) of the workspace.
-constexpr std::int64_t conv2d_backward_weight_workspace(const Conv2dGeometry& g) {
-  const std::int64_t chunk = conv2d_chunk_images(g.batch);
-  return (g.batch + chunk - 1) / chunk * g.out_channels * g.taps();
-}
+                           void* dx, void* workspace);
 void conv2d_backward_weight(DType dtype, const Conv2dGeometry& geometry, const void* x, const void* dout,
                             void* dw, void* workspace);
 
 }  // namespace cpu
+
+// Products with a matrix that is never stored: its elements are gathered tile by tile ("implicit GEMM",
+// Chetlur et al., arXiv 1410.0759). dw is summed in a number of parts that the geometry alone determines. All
+// tensors below 2^31 elements, else Error.
+namespace cuda {
+
+std::int64_t conv2d_workspace(Conv2dPass pass, DType dtype, const Conv2dGeometry& geometry);
+void conv2d_forward(DType dtype, const Conv2dGeometry& geometry, const void* x, const void* w,
+                    const void* bias, void* y, void* workspace);
+void conv2d_backward_input(DType dtype, const Conv2dGeometry& geometry, const void* dout, const void* w,
+                           void* dx, void* workspace);
+void conv2d_backward_weight(DType dtype, const Conv2dGeometry& geometry, const void* x, const void* dout,
+                            void* dw, void* workspace);
+
+}  // namespace cuda
 }  // namespace ergon::kernels

@@ -2,12 +2,14 @@
 
 #include "core/autograd.h"
 #include "kernels/conv2d.h"
+#include "ops/dispatch.h"
 #include "ops/reduce.h"
 
 namespace ergon::ops {
 namespace {
 
 using kernels::Conv2dGeometry;
+using kernels::Conv2dPass;
 
 void check(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv2dOptions& o) {
   ERGON_CHECK(x.dim() == 4 && weight.dim() == 4,
@@ -52,10 +54,19 @@ Conv2dGeometry geometry_of(const Shape& x, const Shape& weight, const Conv2dOpti
   return g;
 }
 
+// Undefined where the pass needs none.
+Tensor workspace_of(Conv2dPass pass, const Tensor& operand, const Conv2dGeometry& g) {
+  const std::int64_t bytes = ERGON_KERNEL(operand.device(), conv2d_workspace, pass, operand.dtype(), g);
+  return bytes == 0 ? Tensor() : empty({bytes}, {DType::u8, operand.device()});
+}
+
+void* data_of(const Tensor& tensor) { return tensor.defined() ? tensor.data_ptr() : nullptr; }
+
 }  // namespace
 
 Tensor conv2d(const Tensor& x_in, const Tensor& weight_in, const Tensor& bias_in,
               const Conv2dOptions& options) {
+  OpScope scope("conv2d", x_in, weight_in, bias_in);
   check(x_in, weight_in, bias_in, options);
   const Conv2dGeometry g = geometry_of(x_in.shape(), weight_in.shape(), options);
   Tensor x, weight, bias;
@@ -66,8 +77,9 @@ Tensor conv2d(const Tensor& x_in, const Tensor& weight_in, const Tensor& bias_in
     if (bias_in.defined()) bias = bias_in.contiguous();
   }
   const Tensor y = empty({g.batch, g.out_channels, g.output[0], g.output[1]}, x.options());
-  kernels::cpu::conv2d_forward(x.dtype(), g, x.data_ptr(), weight.data_ptr(),
-                               bias.defined() ? bias.data_ptr() : nullptr, y.data_ptr());
+  const Tensor workspace = workspace_of(Conv2dPass::forward, x, g);
+  ERGON_KERNEL(x.device(), conv2d_forward, x.dtype(), g, x.data_ptr(), weight.data_ptr(), data_of(bias),
+               y.data_ptr(), data_of(workspace));
 
   using autograd::save;
   return autograd::record(
@@ -77,15 +89,15 @@ Tensor conv2d(const Tensor& x_in, const Tensor& weight_in, const Tensor& bias_in
         autograd::Gradients grads(3);
         if (needs[0]) {
           grads[0] = empty(x2.shape(), x2.options());
-          kernels::cpu::conv2d_backward_input(dy.dtype(), g, dy.data_ptr(), w.data_ptr(),
-                                              grads[0].data_ptr());
+          const Tensor scratch = workspace_of(Conv2dPass::backward_input, dy, g);
+          ERGON_KERNEL(dy.device(), conv2d_backward_input, dy.dtype(), g, dy.data_ptr(), w.data_ptr(),
+                       grads[0].data_ptr(), data_of(scratch));
         }
         if (needs[1]) {
           grads[1] = empty(w.shape(), w.options());
-          const Tensor workspace = empty({kernels::cpu::conv2d_backward_weight_workspace(g)},
-                                         {dy.dtype() == DType::f64 ? DType::f64 : DType::f32});
-          kernels::cpu::conv2d_backward_weight(dy.dtype(), g, x2.data_ptr(), dy.data_ptr(),
-                                               grads[1].data_ptr(), workspace.data_ptr());
+          const Tensor scratch = workspace_of(Conv2dPass::backward_weight, dy, g);
+          ERGON_KERNEL(dy.device(), conv2d_backward_weight, dy.dtype(), g, x2.data_ptr(), dy.data_ptr(),
+                       grads[1].data_ptr(), data_of(scratch));
         }
         if (needs[2]) grads[2] = sum(dy, {0, 2, 3});
         return grads;

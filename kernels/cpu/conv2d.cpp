@@ -345,11 +345,14 @@ void weight_chunk(const InputStaging& staging, const S* x, const S* dout, int64_
   }
 }
 
+// Images whose share of dw is summed by one thread: at most 16 chunks.
+int64_t chunk_images_of(const Conv2dGeometry& g) { return std::max<int64_t>((g.batch + 15) / 16, 1); }
+
 template <class Tile, class S>
 void backward_weight(const Conv2dGeometry& g, const S* x, const S* dout, S* dw, void* workspace) {
   using T = accumulate_t<S>;
   const InputStaging staging(g);
-  const int64_t chunk_images = conv2d_chunk_images(g.batch);
+  const int64_t chunk_images = chunk_images_of(g);
   const int64_t chunks = (g.batch + chunk_images - 1) / chunk_images;
   const int64_t group_weights = g.group_outputs() * g.taps(), weights = g.groups * group_weights;
   T* partials = static_cast<T*>(workspace);
@@ -372,8 +375,14 @@ void backward_weight(const Conv2dGeometry& g, const S* x, const S* dout, S* dw, 
 
 }  // namespace
 
+int64_t conv2d_workspace(Conv2dPass pass, DType dtype, const Conv2dGeometry& g) {
+  if (pass != Conv2dPass::backward_weight) return 0;
+  const int64_t chunk = chunk_images_of(g), chunks = (g.batch + chunk - 1) / chunk;
+  return chunks * g.out_channels * g.taps() * (dtype == DType::f64 ? 8 : 4);
+}
+
 void conv2d_forward(DType dtype, const Conv2dGeometry& g, const void* x, const void* w, const void* bias,
-                    void* y) {
+                    void* y, void* /*workspace*/) {
   dispatch_floating(dtype, "conv2d", [&](auto tag) {
     using S = typename decltype(tag)::type;
     with_tile(g.group_outputs(), [&](auto tile) {
@@ -383,7 +392,8 @@ void conv2d_forward(DType dtype, const Conv2dGeometry& g, const void* x, const v
   });
 }
 
-void conv2d_backward_input(DType dtype, const Conv2dGeometry& g, const void* dout, const void* w, void* dx) {
+void conv2d_backward_input(DType dtype, const Conv2dGeometry& g, const void* dout, const void* w, void* dx,
+                           void* /*workspace*/) {
   dispatch_floating(dtype, "conv2d", [&](auto tag) {
     using S = typename decltype(tag)::type;
     with_tile(g.group_inputs(), [&](auto tile) {

@@ -68,10 +68,11 @@ void expect_exact(const Conv2dGeometry& g, DType dtype) {
   });
 
   const Tensor y = poisoned(y_shape, dtype), dx = poisoned(x_shape, dtype), dw = poisoned(w_shape, dtype);
+  const DType sums = dtype == DType::f64 ? DType::f64 : DType::f32;
   const Tensor workspace =
-      poisoned({cpu::conv2d_backward_weight_workspace(g)}, dtype == DType::f64 ? DType::f64 : DType::f32);
-  cpu::conv2d_forward(dtype, g, x.data_ptr(), w.data_ptr(), nullptr, y.data_ptr());
-  cpu::conv2d_backward_input(dtype, g, dout.data_ptr(), w.data_ptr(), dx.data_ptr());
+      poisoned({cpu::conv2d_workspace(Conv2dPass::backward_weight, dtype, g) / size_of(sums)}, sums);
+  cpu::conv2d_forward(dtype, g, x.data_ptr(), w.data_ptr(), nullptr, y.data_ptr(), nullptr);
+  cpu::conv2d_backward_input(dtype, g, dout.data_ptr(), w.data_ptr(), dx.data_ptr(), nullptr);
   cpu::conv2d_backward_weight(dtype, g, x.data_ptr(), dout.data_ptr(), dw.data_ptr(), workspace.data_ptr());
   EXPECT_TRUE(near(y, ys));
   EXPECT_TRUE(near(dx, dxs));
