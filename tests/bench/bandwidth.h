@@ -47,7 +47,8 @@ class Memcpy {
 };
 
 // Prints time, bytes a second and the ratio to memcpy: medians of 30 rounds that run one after the other.
-inline void report(const std::string& name, std::int64_t bytes, const std::function<void()>& f) {
+// Returns the time in seconds.
+inline double report(const std::string& name, std::int64_t bytes, const std::function<void()>& f) {
   const Memcpy copy(bytes);
   const auto repeat = std::max<int>(1, static_cast<int>(4'000'000 / std::max<std::int64_t>(bytes, 40'000)));
   std::vector<double> times, ratios;
@@ -65,6 +66,7 @@ inline void report(const std::string& name, std::int64_t bytes, const std::funct
   const double time = median(times);
   std::printf("%-34s %9.1f us %7.1f GB/s %6.2f x memcpy\n", name.c_str(), time * 1e6,
               static_cast<double>(bytes) / time * 1e-9, median(ratios));
+  return time;
 }
 
 }  // namespace ergon::bench
