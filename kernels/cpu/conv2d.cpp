@@ -285,21 +285,24 @@ T dot_positions(const InputStaging& staging, const T* image, const T* dout) {
   return sum;
 }
 
-// dw of one group over images [begin, end); partial (outputs, taps) is overwritten.
+// dw of one group over images [begin, end), output channels [first, last) of the group: these rows of partial
+// (group_outputs, taps) are overwritten.
 template <class Tile, class S, class T>
 void weight_chunk(const InputStaging& staging, const S* x, const S* dout, int64_t group, int64_t begin,
-                  int64_t end, T* partial) {
+                  int64_t end, int64_t first, int64_t last, T* partial) {
   const Conv2dGeometry& g = staging.g;
-  const int64_t outputs = g.group_outputs(), taps = g.taps();
+  const int64_t taps = g.taps(), outputs = last - first;
   const int64_t vectors = (staging.columns + kLanes<T> - 1) / kLanes<T>, ld = vectors * kLanes<T>;
   const int64_t image_size = round_up(staging.elements(kLanes<T>), kLanes<T>);
-  const int64_t dout_size = round_up(outputs, Tile::kDotRows) * ld;
+  // Of all the group's channels: which images are summed in registers does not depend on the threads.
+  const int64_t dout_size = round_up(g.group_outputs(), Tile::kDotRows) * ld;
   const int64_t images = std::clamp<int64_t>(
       kStagedBytes / ((image_size + dout_size) * static_cast<int64_t>(sizeof(T))), 1, end - begin);
   std::vector<int64_t> offsets = staging.offsets;
   offsets.resize(static_cast<std::size_t>(round_up(taps, kDotTaps)), offsets.front());
   T* staged = scratch<T, 0>(images * image_size);
   T* douts = scratch<T, 1>(images * dout_size);
+  partial += first * taps;
   std::fill_n(partial, outputs * taps, T(0));
   for (int64_t n = begin; n < end; n += images) {
     const int64_t count = std::min(images, end - n);
@@ -309,9 +312,9 @@ void weight_chunk(const InputStaging& staging, const S* x, const S* dout, int64_
       staging.stage(x + task * g.group_inputs() * g.input[0] * g.input[1], staged + i * image_size);
       finite = finite && all_finite(staged + i * image_size, staging.elements(kLanes<T>));
       // As wide as the staged planes, so that position (i, j) has the same index; zeros between.
-      const S* from = dout + task * outputs * g.output[0] * g.output[1];
+      const S* from = dout + (task * g.group_outputs() + first) * g.output[0] * g.output[1];
       T* to = douts + i * dout_size;
-      std::fill_n(to, dout_size, T(0));
+      std::fill_n(to, round_up(outputs, Tile::kDotRows) * ld, T(0));
       for (int64_t o = 0; o < outputs; ++o) {
         for (int64_t r = 0; r < g.output[0]; ++r, from += g.output[1]) {
           convert_run(from, to + o * ld + r * staging.size[1], g.output[1]);
@@ -356,11 +359,15 @@ void backward_weight(const Conv2dGeometry& g, const S* x, const S* dout, S* dw, 
   const int64_t chunks = (g.batch + chunk_images - 1) / chunk_images;
   const int64_t group_weights = g.group_outputs() * g.taps(), weights = g.groups * group_weights;
   T* partials = static_cast<T*>(workspace);
-  parallel_for(0, chunks * g.groups, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t chunk = task / g.groups, group = task % g.groups;
+  const int64_t blocks = (g.group_outputs() + Tile::kDotRows - 1) / Tile::kDotRows;
+  const int64_t parts = parts_of_task(chunks * g.groups, blocks);
+  parallel_for(0, chunks * g.groups * parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t part = i % parts, group = i / parts % g.groups, chunk = i / parts / g.groups;
       weight_chunk<Tile>(staging, x, dout, group, chunk * chunk_images,
                          std::min(g.batch, (chunk + 1) * chunk_images),
+                         blocks * part / parts * Tile::kDotRows,
+                         std::min(g.group_outputs(), blocks * (part + 1) / parts * Tile::kDotRows),
                          partials + chunk * weights + group * group_weights);
     }
   });
