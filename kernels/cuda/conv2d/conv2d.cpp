@@ -2,8 +2,12 @@
 
 #include "kernels/conv2d.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "kernels/cuda/conv2d/simt.h"
+#include "kernels/cuda/providers/cudnn.h"
+#include "kernels/providers.h"
 
 namespace ergon::kernels::cuda {
 namespace {
@@ -21,28 +25,34 @@ void check(const Conv2dGeometry& g) {
       x, w, y);
 }
 
+bool by_cudnn() { return conv_provider() == ConvProvider::cudnn; }
+
 }  // namespace
 
 std::int64_t conv2d_workspace(Conv2dPass pass, DType dtype, const Conv2dGeometry& g) {
-  if (pass != Conv2dPass::backward_weight) return 0;
-  return weight_splits(g) * g.out_channels * g.taps() * (dtype == DType::f64 ? 8 : 4);
+  const std::int64_t splits = pass == Conv2dPass::backward_weight ? weight_splits(g) : 0;
+  const std::int64_t bytes = splits * g.out_channels * g.taps() * (dtype == DType::f64 ? 8 : 4);
+  return by_cudnn() ? std::max(bytes, cudnn_workspace(pass, dtype, g)) : bytes;
 }
 
 void conv2d_forward(DType dtype, const Conv2dGeometry& g, const void* x, const void* w, const void* bias,
-                    void* y, void* /*workspace*/) {
+                    void* y, void* workspace) {
   check(g);
+  if (by_cudnn() && cudnn_forward(dtype, g, x, w, bias, y, workspace)) return;
   simt_forward(dtype, g, x, w, bias, y);
 }
 
 void conv2d_backward_input(DType dtype, const Conv2dGeometry& g, const void* dout, const void* w, void* dx,
-                           void* /*workspace*/) {
+                           void* workspace) {
   check(g);
+  if (by_cudnn() && cudnn_backward_input(dtype, g, dout, w, dx, workspace)) return;
   simt_backward_input(dtype, g, dout, w, dx);
 }
 
 void conv2d_backward_weight(DType dtype, const Conv2dGeometry& g, const void* x, const void* dout, void* dw,
                             void* workspace) {
   check(g);
+  if (by_cudnn() && cudnn_backward_weight(dtype, g, x, dout, dw, workspace)) return;
   simt_backward_weight(dtype, g, x, dout, dw, workspace);
 }
 

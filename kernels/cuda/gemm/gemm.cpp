@@ -2,9 +2,13 @@
 
 #include "kernels/gemm.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/log.h"
 #include "kernels/cuda/gemm/plan.h"
+#include "kernels/cuda/providers/cublaslt.h"
+#include "kernels/providers.h"
 
 namespace ergon::kernels::cuda {
 namespace {
@@ -46,6 +50,7 @@ void check(const GemmParams& p) {
 void gemm(const GemmParams& params) {
   check(params);
   if (is_empty(params)) return;
+  if (gemm_provider() == GemmProvider::cublaslt && cublaslt_gemm(params)) return;
   const Problem problem = problem_of(params);
   if (problem.arithmetic == Arithmetic::simt) return launch_simt(params);
   const Plan plan = best_plan(problem, params.workspace == nullptr ? 1 : kMaxSplits);
@@ -58,7 +63,8 @@ std::int64_t gemm_workspace(const GemmParams& params) {
   check(params);
   if (is_empty(params)) return 0;
   const Problem problem = problem_of(params);
-  return workspace_bytes(problem, best_plan(problem, kMaxSplits).splits);
+  const std::int64_t bytes = workspace_bytes(problem, best_plan(problem, kMaxSplits).splits);
+  return gemm_provider() == GemmProvider::cublaslt ? std::max(bytes, cublaslt_workspace()) : bytes;
 }
 
 std::string gemm_plan(const GemmParams& params) {
