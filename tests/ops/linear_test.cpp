@@ -169,7 +169,7 @@ TEST(Linear, Gradients) {
 
 TEST(Linear, BiasGradientOfManyRowsIsExactForIntegers) {
   const Tensor x = test::integers({1000, 3}, {.seed = 1});
-  Tensor w = test::integers({530, 3}, {.seed = 2}), b = zeros({530});
+  Tensor w = test::integers({530, 3}, {.seed = 2}), b = zeros({530}, {.device = test::device()});
   w.set_requires_grad(true);
   b.set_requires_grad(true);
   const Tensor grad = test::integers({1000, 530}, {.seed = 3});
