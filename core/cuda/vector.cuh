@@ -61,6 +61,23 @@ __device__ __forceinline__ Vector<T, N> load(const T* from) {
   return vector;
 }
 
+namespace vector_detail {
+// One instruction, whatever the compiler knows: it splits the store of a struct into its members, and where
+// the vector was put together element by element it often does not find the way back.
+__device__ __forceinline__ void store_word(void* to, const uint4& word) {
+  asm volatile("st.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(word.x), "r"(word.y), "r"(word.z),
+               "r"(word.w)
+               : "memory");
+}
+__device__ __forceinline__ void store_word(void* to, const uint2& word) {
+  asm volatile("st.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(word.x), "r"(word.y) : "memory");
+}
+template <class Word>
+__device__ __forceinline__ void store_word(void* to, const Word& word) {
+  *static_cast<Word*>(to) = word;
+}
+}  // namespace vector_detail
+
 template <int N, class T>
 __device__ __forceinline__ void store(T* to, const Vector<T, N>& vector) {
   constexpr int kWord = sizeof(vector) < 16 ? sizeof(vector) : 16;
@@ -69,7 +86,7 @@ __device__ __forceinline__ void store(T* to, const Vector<T, N>& vector) {
   for (int i = 0; i < static_cast<int>(sizeof(vector)) / kWord; ++i) {
     Word word;
     memcpy(&word, reinterpret_cast<const char*>(&vector) + i * kWord, kWord);
-    reinterpret_cast<Word*>(to)[i] = word;
+    vector_detail::store_word(reinterpret_cast<char*>(to) + i * kWord, word);
   }
 }
 
