@@ -61,7 +61,7 @@ struct GemmParams {
   void* pre_activation = nullptr;
   bool activation_backward = false;
   const void* residual = nullptr;
-  bool allow_tf32 = false;    // cuda: f32 products may round a and b to tf32 (10 bits of mantissa)
+  bool allow_tf32 = false;    // cuda: f32 products may cut a and b off to tf32 (10 bits of mantissa)
   void* workspace = nullptr;  // cuda: gemm_workspace() bytes, aligned to 16; null: K is not split
 };
 
@@ -76,12 +76,13 @@ void gemm(const GemmParams& params);
 
 namespace cuda {
 
-// On tensor cores where a and b are both bf16, f16 or f32 (of any strides below 2^31 bytes a few lines on);
-// f32 in three passes of tf32, each product within 2^-21, or with allow_tf32 in one, within 2^-10. Other
-// dtypes take a plain kernel. 16-byte copies where a and b have a unit stride and pointers and other strides
-// are multiples of 16 bytes; rows of C in vectors of four elements where they are aligned for it. Bytes read
-// of a and b: for tiles of BM x BN, ceil(M / BM) ceil(N / BN) (BM + BN) K elements. M, N, K below 2^31.
-// Asynchronous on the current stream; docs/gemm.md explains the kernels.
+// On tensor cores where a and b are bf16, f16 or f32 (strides of up to 2^24 bytes from line to line): f32 in
+// three passes of tf32, each product within 2^-21, or with allow_tf32 in one, within 2^-9; two different
+// dtypes as f32, converted into the workspace. f64, and two dtypes without workspace, take a plain kernel.
+// 16-byte copies where a and b have a unit stride and pointers and other strides are multiples of 16 bytes;
+// rows of C in vectors of four elements where they are aligned for it. Bytes read of a and b: for tiles of BM
+// x BN, ceil(M / BM) ceil(N / BN) (BM + BN) K elements. M, N, K below 2^31. Asynchronous on the current
+// stream; docs/gemm.md explains the kernels.
 void gemm(const GemmParams& params);
 
 // Bytes of workspace with which this product, whose workspace is not looked at, runs best; often 0.

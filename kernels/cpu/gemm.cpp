@@ -94,14 +94,20 @@ Problem<T> make_problem(const GemmParams& params, const T* bias, int64_t index) 
       .b = {batch_entry(params.b, outer, inner), params.b.dtype, params.b.row_stride, params.b.col_stride},
       .c = {batch_entry(params.c, outer, inner), params.c.dtype, params.c.row_stride, params.c.col_stride},
       .pre_activation = nullptr,
+      .residual = nullptr,
       .bias = bias,
       .alpha = static_cast<T>(params.alpha),
       .beta = static_cast<T>(params.beta),
       .activation = params.activation,
+      .activation_backward = params.activation_backward,
   };
   if (params.pre_activation != nullptr) {
     p.pre_activation = static_cast<char*>(params.pre_activation)
                        + (static_cast<char*>(p.c.data) - static_cast<char*>(params.c.data));
+  }
+  if (params.residual != nullptr) {
+    p.residual = static_cast<const char*>(params.residual)
+                 + (static_cast<char*>(p.c.data) - static_cast<char*>(params.c.data));
   }
   // C's rows should be contiguous. The transposed product has the same sums in the same order.
   if (p.c.col != 1 && p.c.row == 1 && bias == nullptr) {

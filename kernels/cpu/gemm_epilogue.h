@@ -27,8 +27,10 @@ struct TileOutput {
   C* c;
   int64_t row_stride, col_stride;
   C* pre_activation;  // null: none; c's strides
-  const T* bias;      // null: none
-  T beta;             // 0: c is not read
+  const C* residual;  // likewise
+  bool activation_backward;
+  const T* bias;  // null: none
+  T beta;         // 0: c is not read
 };
 
 template <Activation kActivation, class T>
@@ -41,6 +43,23 @@ inline void activate(T* row, int n) {
     if constexpr (kActivation == Activation::gelu_erf) row[j] = gelu_erf(x);
     if constexpr (kActivation == Activation::silu) row[j] = silu(x);
   }
+}
+
+// row[j] *= act'(pre[j])
+template <Activation kActivation, class T>
+inline void multiply_by_derivative(T* row, const T* pre, int n) {
+  for (int j = 0; j < n; ++j) {
+    if constexpr (kActivation == Activation::relu) row[j] = pre[j] > T(0) ? row[j] : T(0);
+    if constexpr (kActivation == Activation::gelu_tanh) row[j] *= gelu_tanh_grad(pre[j]);
+    if constexpr (kActivation == Activation::gelu_erf) row[j] *= gelu_erf_grad(pre[j]);
+    if constexpr (kActivation == Activation::silu) row[j] *= silu_grad(pre[j]);
+  }
+}
+
+template <class T, class C>
+inline void read_row(const C* c, int64_t stride, T* row, int cols) {
+  if (stride == 1) return convert_run(c, row, cols);
+  for (int j = 0; j < cols; ++j) row[j] = static_cast<T>(c[j * stride]);
 }
 
 template <class T, class C>
@@ -60,21 +79,25 @@ void finish_rows(const Tile<T>& tile, const TileOutput<C, T>& out) {
   for (int i = 0; i < tile.rows; ++i) {
     const T* sums = tile.data + i * tile.stride;
     C* c = out.c + i * out.row_stride;
-    T row[kWidth];
+    T row[kWidth], other[kWidth];
     for (int j = 0; j < columns; ++j) row[j] = sums[j] + bias[j];
     if (out.beta != T(0)) {
-      T before[kWidth];
-      if (stride == 1) {
-        convert_run(c, before, columns);
-      } else {
-        for (int j = 0; j < columns; ++j) before[j] = static_cast<T>(c[j * stride]);
+      read_row(c, stride, other, columns);
+      for (int j = 0; j < columns; ++j) row[j] += out.beta * other[j];
+    }
+    if (out.activation_backward) {
+      read_row(out.pre_activation + i * out.row_stride, stride, other, columns);
+      multiply_by_derivative<kActivation>(row, other, columns);
+    } else {
+      if (out.pre_activation != nullptr) {
+        write_row(row, out.pre_activation + i * out.row_stride, stride, columns);
       }
-      for (int j = 0; j < columns; ++j) row[j] += out.beta * before[j];
+      activate<kActivation>(row, columns);
     }
-    if (out.pre_activation != nullptr) {
-      write_row(row, out.pre_activation + i * out.row_stride, stride, columns);
+    if (out.residual != nullptr) {
+      read_row(out.residual + i * out.row_stride, stride, other, columns);
+      for (int j = 0; j < columns; ++j) row[j] += other[j];
     }
-    activate<kActivation>(row, columns);
     write_row(row, c, stride, columns);
   }
 }
@@ -87,7 +110,8 @@ void finish_rows(const Tile<T>& tile, const TileOutput<C, T>& out) {
 
 template <class T>
 bool has_epilogue(const Problem<T>& p) {
-  return p.bias != nullptr || p.activation != Activation::none || p.pre_activation != nullptr;
+  return p.bias != nullptr || p.activation != Activation::none || p.pre_activation != nullptr
+         || p.residual != nullptr;
 }
 
 // Writes the tile whose first element is C[i, j]: tile + beta * C, and with `complete`, the epilogue.
@@ -100,10 +124,14 @@ void finish_tile(const Problem<T>& p, const Tile<T>& tile, int64_t i, int64_t j,
                             .row_stride = p.c.row,
                             .col_stride = p.c.col,
                             .pre_activation = nullptr,
+                            .residual = nullptr,
+                            .activation_backward = false,
                             .bias = nullptr,
                             .beta = beta};
     if (!complete) return finish_rows<Activation::none>(tile, out);
     if (p.pre_activation != nullptr) out.pre_activation = static_cast<C*>(p.pre_activation) + offset;
+    if (p.residual != nullptr) out.residual = static_cast<const C*>(p.residual) + offset;
+    out.activation_backward = p.activation_backward;
     if (p.bias != nullptr) out.bias = p.bias + j;
     switch (p.activation) {
       case Activation::none:

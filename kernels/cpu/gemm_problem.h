@@ -26,9 +26,11 @@ struct Problem {
   Matrix<const void*> a, b;
   Matrix<void*> c;
   void* pre_activation;  // null: none; c's dtype and strides
+  const void* residual;  // likewise
   const T* bias;         // (N); null: none
   T alpha, beta;
   Activation activation;
+  bool activation_backward;
 };
 
 // Calls f(TypeTag<S>{}) with the type of one of the dtypes that go with T.

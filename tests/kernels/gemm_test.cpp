@@ -168,6 +168,24 @@ TEST_F(Gemm, Epilogues) {
   }
 }
 
+TEST_F(Gemm, ResidualAndActivationBackward) {
+  for (const Activation activation : kActivations) {
+    for (const bool backward : {false, true}) {
+      for (const bool residual : {false, true}) {
+        Problem p = {.M = 31, .N = 50, .K = 24, .with_bias = true, .activation = activation};
+        p.integers = false, p.activation_backward = backward, p.with_residual = residual;
+        run(p);
+        p.beta = 2, p.layout_c = Layout::column_major, p.with_bias = false, p.with_pre_activation = !backward;
+        run(p);
+        p.c = DType::bf16, p.layout_c = Layout::padded, p.K = 1100;
+        run(p);
+        p.a = p.b = p.c = p.bias = DType::f64, p.K = 9, p.outer = 2, p.inner = 3;
+        run(p);
+      }
+    }
+  }
+}
+
 TEST_F(Gemm, EmptySums) {
   run({.M = 15, .N = 40, .K = 0});
   run({.M = 15, .N = 40, .K = 0, .beta = 2});

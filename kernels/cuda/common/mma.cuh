@@ -4,6 +4,7 @@
 // by 32-bit addresses (shared_address).
 
 #include <cstdint>
+#include <utility>
 
 #include "core/cuda/types.cuh"
 
@@ -13,30 +14,43 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// f(integral_constant 0) ... f(integral_constant kCount - 1): a loop whose counter can be part of an
+// instruction.
+template <int kCount, class F>
+__device__ __forceinline__ void unrolled(F&& f) {
+  [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) {
+    (f(std::integral_constant<int, kIndex>{}), ...);
+  }
+  (std::make_integer_sequence<int, kCount>{});
+}
+
 // ---- cp.async: global to shared memory, past the registers. Both addresses aligned to kBytes. ----
 
 // 16 bytes go past L1; 8 and 4 have only the form that fills it.
-template <int kBytes>
+template <int kBytes, int kOffset = 0>
 __device__ __forceinline__ void copy_async(std::uint32_t shared, const void* global) {
   static_assert(kBytes == 16 || kBytes == 8 || kBytes == 4);
   if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0+%2], [%1], 16;" ::"r"(shared), "l"(global), "n"(kOffset)
+                 : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared), "l"(global), "n"(kBytes)
+    asm volatile("cp.async.ca.shared.global [%0+%3], [%1], %2;" ::"r"(shared), "l"(global), "n"(kBytes),
+                 "n"(kOffset)
                  : "memory");
   }
 }
 
 // Copies the first `bytes` (0 to kBytes) and zeroes the rest; reads nothing beyond them.
-template <int kBytes>
+template <int kBytes, int kOffset = 0>
 __device__ __forceinline__ void copy_async(std::uint32_t shared, const void* global, int bytes) {
   static_assert(kBytes == 16 || kBytes == 8 || kBytes == 4);
   if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)
+    asm volatile("cp.async.cg.shared.global [%0+%3], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes),
+                 "n"(kOffset)
                  : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global), "n"(kBytes),
-                 "r"(bytes)
+    asm volatile("cp.async.ca.shared.global [%0+%4], [%1], %2, %3;" ::"r"(shared), "l"(global), "n"(kBytes),
+                 "r"(bytes), "n"(kOffset)
                  : "memory");
   }
 }
@@ -57,30 +71,36 @@ __device__ __forceinline__ void store_shared(std::uint32_t shared, uint4 value) 
                : "memory");
 }
 
-__device__ __forceinline__ uint4 load_shared(std::uint32_t shared) {
-  uint4 value;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "r"(shared)
+template <int kOffset = 0>
+__device__ __forceinline__ void load_shared(std::uint32_t& r, std::uint32_t shared) {
+  asm volatile("ld.shared.b32 %0, [%1+%2];" : "=r"(r) : "r"(shared), "n"(kOffset) : "memory");
+}
+
+template <int kOffset = 0>
+__device__ __forceinline__ void load_shared(std::uint32_t& r0, std::uint32_t& r1, std::uint32_t shared) {
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2+%3];"
+               : "=r"(r0), "=r"(r1)
+               : "r"(shared), "n"(kOffset)
                : "memory");
-  return value;
 }
 
 // ---- ldmatrix: four matrices of 8 rows of 16 bytes; lane 8 m + r gives the address of row r of matrix m.
 // Afterwards r[m] of lane l is word l % 4 of row l / 4 of matrix m: two 16-bit elements, or one of 32 bits.
 // ----
+template <int kOffset = 0>
 __device__ __forceinline__ void load_matrices(std::uint32_t (&r)[4], std::uint32_t shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4+%5];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared)
+               : "r"(shared), "n"(kOffset)
                : "memory");
 }
 
 // The same of 8x8 matrices of 16-bit elements, transposed: rows 2 (l % 4) and 2 (l % 4) + 1 of column l / 4.
+template <int kOffset = 0>
 __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4], std::uint32_t shared) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4+%5];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared)
+               : "r"(shared), "n"(kOffset)
                : "memory");
 }
 
@@ -118,13 +138,6 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const std::uint32_t (&a)
       "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// fp32 bits to the nearest tf32 (10 bits of mantissa), ties away from zero.
-__device__ __forceinline__ std::uint32_t round_to_tf32(std::uint32_t bits) {
-  std::uint32_t result;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(__uint_as_float(bits)));
-  return result;
 }
 
 }  // namespace ergon::device

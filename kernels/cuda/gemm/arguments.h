@@ -14,7 +14,9 @@ namespace ergon::kernels::cuda::gemm_detail {
 struct Source {
   const void* data;
   std::int64_t line_stride, unit, outer_stride, inner_stride;  // in elements
-  bool aligned;  // unit 1, and every line starts at a multiple of 16 bytes
+  // 16 where unit is 1 and every line starts at a multiple of 16 bytes; 4 where that holds for words of 4
+  // bytes, or elements have 4 bytes; else 0.
+  int bytes_at_a_time;
 };
 
 // From sums to C (GemmParams says what is what). c, pre_activation and residual have one dtype and layout.

@@ -6,7 +6,9 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "kernels/cuda/gemm/autotune.h"
 #include "kernels/cuda/gemm/plan.h"
+#include "kernels/cuda/gemm/widen.h"
 #include "kernels/cuda/providers/cublaslt.h"
 #include "kernels/providers.h"
 
@@ -45,31 +47,46 @@ void check(const GemmParams& p) {
               "[gemm] workspace at {}: expected alignment to 16 bytes", p.workspace);
 }
 
+Plan plan_for(const GemmParams& params, const Problem& problem, int max_splits) {
+  if (problem.arithmetic == Arithmetic::simt) return {};
+  return autotune_enabled() ? tuned_plan(params, problem, max_splits) : best_plan(problem, max_splits);
+}
+
 }  // namespace
 
 void gemm(const GemmParams& params) {
   check(params);
   if (is_empty(params)) return;
   if (gemm_provider() == GemmProvider::cublaslt && cublaslt_gemm(params)) return;
-  const Problem problem = problem_of(params);
+  const bool widen = has_two_dtypes(params) && params.workspace != nullptr;
+  const GemmParams p = widen ? widened(params) : params;
+  const Problem problem = problem_of(p);
   if (problem.arithmetic == Arithmetic::simt) return launch_simt(params);
-  const Plan plan = best_plan(problem, params.workspace == nullptr ? 1 : kMaxSplits);
-  SPDLOG_LOGGER_DEBUG(&log(), "[gemm] M {} N {} K {} batch {}: {}", params.M, params.N, params.K,
-                      problem.batches, describe(problem, plan));
-  run(params, problem, plan);
+  const int max_splits = p.workspace == nullptr ? 1 : kMaxSplits;
+  const Plan plan = widen ? best_plan(problem, max_splits) : plan_for(p, problem, max_splits);
+  SPDLOG_LOGGER_DEBUG(&log(), "[gemm] M {} N {} K {} batch {}: {}", p.M, p.N, p.K, problem.batches,
+                      describe(problem, plan));
+  if (widen) launch_widen(params);
+  run(p, problem, plan);
 }
 
 std::int64_t gemm_workspace(const GemmParams& params) {
   check(params);
   if (is_empty(params)) return 0;
-  const Problem problem = problem_of(params);
-  const std::int64_t bytes = workspace_bytes(problem, best_plan(problem, kMaxSplits).splits);
+  std::int64_t bytes = 0;
+  if (has_two_dtypes(params)) {
+    const Problem problem = problem_of(widened(params));
+    bytes = widened_bytes(params) + workspace_bytes(problem, best_plan(problem, kMaxSplits).splits);
+  } else {
+    const Problem problem = problem_of(params);
+    bytes = workspace_bytes(problem, plan_for(params, problem, kMaxSplits).splits);
+  }
   return gemm_provider() == GemmProvider::cublaslt ? std::max(bytes, cublaslt_workspace()) : bytes;
 }
 
 std::string gemm_plan(const GemmParams& params) {
   check(params);
-  const Problem problem = problem_of(params);
+  const Problem problem = problem_of(has_two_dtypes(params) ? widened(params) : params);
   return describe(problem, best_plan(problem, kMaxSplits));
 }
 

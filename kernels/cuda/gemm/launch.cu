@@ -16,15 +16,17 @@ __global__ void __launch_bounds__(kThreads) reduce_splits_kernel(const ReduceArg
        index += std::int64_t{gridDim.x} * kThreads) {
     const std::int64_t col = index % runs * 4, line = index / runs;
     const std::int64_t row = line % p.M, batch = line / p.M;
-    float sums[4] = {};
+    const int valid = static_cast<int>(min(p.N - col, std::int64_t{4}));
+    float sums[4] = {}, part[4];
     for (int s = 0; s < p.splits; ++s) {
-      const auto part = load<4>(p.partial + s * p.split_stride + line * p.row_stride + col);
+      const Run<float, 4> run{s * p.split_stride + line * p.row_stride + col, 1, valid, valid == 4};
+      run.load(p.partial, DType::f32, part);
 #pragma unroll
       for (int e = 0; e < 4; ++e) sums[e] += part[e];
     }
-    const std::int64_t matrix =
-        batch / p.batch_inner * p.epilogue.outer_stride + batch % p.batch_inner * p.epilogue.inner_stride;
-    finish(p.epilogue, sums, matrix, row, col, static_cast<int>(min(p.N - col, std::int64_t{4})));
+    const std::int64_t outer = batch / p.batch_inner, inner = batch % p.batch_inner;
+    const std::int64_t matrix = outer * p.epilogue.outer_stride + inner * p.epilogue.inner_stride;
+    finish(p.epilogue, sums, matrix, row, col, valid);
   }
 }
 

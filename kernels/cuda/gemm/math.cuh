@@ -3,15 +3,20 @@
 // The arithmetic of a warp tile for each element type.
 
 #include "kernels/cuda/common/mma.cuh"
+#include "kernels/cuda/gemm/tile.h"
 
 namespace ergon::kernels::cuda::gemm_detail {
 
 using namespace device;
 
-// multiply(sums, a, b): sums[i][2j + h] += fragment i of A times half h of fragment j of B (operand.cuh).
+// kFragmentBuffers: 2 to load the next fragments while these are multiplied. has_tile: whether the kernel is
+// built for kTiles[tile]. multiply(sums, a, b): sums[i][2j + h] += fragment i of A times half h of fragment j
+// of B (operand.cuh).
 
 struct Bf16Math {
   using Element = bf16;
+  static constexpr int kFragmentBuffers = 2;
+  static constexpr bool has_tile(int) { return true; }
 
   template <int kA, int kB>
   __device__ __forceinline__ static void multiply(float (&sums)[kA][2 * kB][4],
@@ -27,6 +32,8 @@ struct Bf16Math {
 
 struct F16Math {
   using Element = f16;
+  static constexpr int kFragmentBuffers = 2;
+  static constexpr bool has_tile(int) { return true; }
 
   template <int kA, int kB>
   __device__ __forceinline__ static void multiply(float (&sums)[kA][2 * kB][4],
@@ -40,26 +47,20 @@ struct F16Math {
   }
 };
 
-// fp32 operands, each rounded to the nearest tf32: relative error of a product below 2^-10.
+// fp32 operands, of which mma ignores the low 13 bits: relative error of a product below 2^-9.
 struct Tf32Math {
   using Element = float;
+  static constexpr int kFragmentBuffers = 2;
+  static constexpr bool has_tile(int) { return true; }
 
   template <int kA, int kB>
   __device__ __forceinline__ static void multiply(float (&sums)[kA][2 * kB][4],
                                                   const std::uint32_t (&a)[kA][4],
                                                   const std::uint32_t (&b)[kB][4]) {
-    std::uint32_t rounded[kA][4];
-#pragma unroll
-    for (int i = 0; i < kA; ++i) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r) rounded[i][r] = round_to_tf32(a[i][r]);
-    }
 #pragma unroll
     for (int j = 0; j < 2 * kB; ++j) {
-      const std::uint32_t b0 = round_to_tf32(b[j / 2][j % 2 * 2]),
-                          b1 = round_to_tf32(b[j / 2][j % 2 * 2 + 1]);
 #pragma unroll
-      for (int i = 0; i < kA; ++i) mma_tf32(sums[i][j], rounded[i], b0, b1);
+      for (int i = 0; i < kA; ++i) mma_tf32(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
     }
   }
 };
@@ -71,10 +72,15 @@ struct Tf32Math {
 // (2 - 2^-11) 2^127.
 struct SplitTf32Math {
   using Element = float;
+  static constexpr int kFragmentBuffers =
+      1;  // three times the mma hide the loads; two do not fit into registers
+  static constexpr bool has_tile(int tile) { return kTiles[tile].cols <= 128; }  // nor does 128x256
 
+  // Rounds by an integer addition, in `large` with bits left over that mma ignores. A NaN may overflow in it,
+  // but stays one in `small`.
   __device__ __forceinline__ static void split(std::uint32_t x, std::uint32_t& large, std::uint32_t& small) {
-    large = round_to_tf32(x);
-    small = __float_as_uint(__uint_as_float(x) - __uint_as_float(large));
+    large = x + 0x1000u;
+    small = __float_as_uint(__uint_as_float(x) - __uint_as_float(large & 0xffffe000u));
   }
 
   template <int kA, int kB>
@@ -89,15 +95,15 @@ struct SplitTf32Math {
     }
 #pragma unroll
     for (int j = 0; j < 2 * kB; ++j) {
-      std::uint32_t large0, small0, large1, small1;
-      split(b[j / 2][j % 2 * 2], large0, small0);
-      split(b[j / 2][j % 2 * 2 + 1], large1, small1);
+      std::uint32_t large_b[2], small_b[2];
 #pragma unroll
-      for (int i = 0; i < kA; ++i) mma_tf32(sums[i][j], small[i], large0, large1);
+      for (int r = 0; r < 2; ++r) split(b[j / 2][j % 2 * 2 + r], large_b[r], small_b[r]);
 #pragma unroll
-      for (int i = 0; i < kA; ++i) mma_tf32(sums[i][j], large[i], small0, small1);
+      for (int i = 0; i < kA; ++i) mma_tf32(sums[i][j], small[i], large_b[0], large_b[1]);
 #pragma unroll
-      for (int i = 0; i < kA; ++i) mma_tf32(sums[i][j], large[i], large0, large1);
+      for (int i = 0; i < kA; ++i) mma_tf32(sums[i][j], large[i], small_b[0], small_b[1]);
+#pragma unroll
+      for (int i = 0; i < kA; ++i) mma_tf32(sums[i][j], large[i], large_b[0], large_b[1]);
     }
   }
 };

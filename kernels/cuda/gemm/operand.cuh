@@ -29,20 +29,19 @@ struct Operand {
   static constexpr int kChunksPerLine = kLineBytes / 16;
   static constexpr int kLinesAtATime = kThreads / kChunksPerLine;
   static constexpr int kCopies = kLines / kLinesAtATime;  // by each thread
+  static constexpr int kBetweenCopies = kLinesAtATime * kLineBytes;
   static constexpr int kFragments = kWarpRows / 16;
 
-  // 32-bit elements in lines along rows: ldmatrix cannot transpose them. Each thread loads vectors of 4 rows
-  // instead, and mma's row g of fragment i's half h stands for row g * kWarpRows / 8 + 2i + h.
-  static constexpr bool kInterleaved = !kAlongDepth && sizeof(T) == 4;
-  static constexpr int kInterleave = kWarpRows / 8;
+  // 32-bit elements in lines along rows, which ldmatrix cannot transpose, are loaded as such: for B one by
+  // one, for A in pairs of rows, so that mma's rows g and g + 8 stand for neighbours.
+  static constexpr bool kWords = !kAlongDepth && sizeof(T) == 4;
 
   static_assert(kLines % kLinesAtATime == 0 && kThreads % kChunksPerLine == 0);
   static_assert(kWarpRows == 64 || kWarpRows == 32);
 
   __device__ static constexpr int swizzle(int line) {
-    if constexpr (kInterleaved) {
-      // A quarter of a warp reads lines 0..3 at chunks c and c + kInterleave / 4.
-      return kWarpRows == 64 ? (line & 1) | (line & 2) << 1 : (line & 3) << 1;
+    if constexpr (kWords) {
+      return (line & 3) << 1;  // a warp reads two chunks of four lines, or half a warp four chunks
     } else if constexpr (kLineBytes == 64) {
       return line >> 1 & 3;  // two lines fill the banks
     } else {
@@ -54,7 +53,7 @@ struct Operand {
 
   // Row of the warp's part that mma's row g (0 to 7) of half h of fragment i stands for.
   __device__ static constexpr int row_of(int i, int h, int g) {
-    return kInterleaved ? g * kInterleave + 2 * i + h : 16 * i + 8 * h + g;
+    return 16 * i + (kWords && kIsA ? 2 * g + h : 8 * h + g);
   }
 
   // ---- global to shared memory: this thread's chunks are at one place of every kLinesAtATime-th line ----
@@ -64,7 +63,7 @@ struct Operand {
         : line_(static_cast<int>(threadIdx.x) / kChunksPerLine),
           chunk_(static_cast<int>(threadIdx.x) % kChunksPerLine),
           to_(line_ * kLineBytes + (chunk_ ^ swizzle(line_)) * 16) {
-      static_assert(kInterleaved ? kLinesAtATime % 4 == 0 : kLinesAtATime % 8 == 0, "one swizzle a thread");
+      static_assert(kLinesAtATime % (kWords ? 4 : 8) == 0, "one swizzle a thread");
     }
 
     // To begin at (row, depth) of the matrix at `matrix`, which has `rows` and `depths`.
@@ -78,47 +77,61 @@ struct Operand {
       elements_left_ = (kAlongDepth ? depths : rows) - element;
     }
 
-    // A step that lies within the matrix, of an aligned source.
+    // The next step into `stage`: it lies within the matrix, and the source moves 16 bytes at a time.
     __device__ __forceinline__ void whole_step(std::uint32_t stage) {
-#pragma unroll
-      for (int c = 0; c < kCopies; ++c) copy_async<16>(address_to(stage, c), address_from(c));
+      unrolled<kCopies>([&](auto c) { copy_async<16, c * kBetweenCopies>(stage + to_, address_from(c)); });
+      from_ += depth_step_;
     }
 
-    // Any step: zero beyond the matrix.
-    __device__ __forceinline__ void step(const Source& source, std::uint32_t stage) {
-      const int elements = min(max(elements_left_, 0), kChunk);
-      if (source.aligned) {
-#pragma unroll
-        for (int c = 0; c < kCopies; ++c) {
-          const int valid = c * kLinesAtATime < lines_left_ ? elements : 0;
-          copy_async<16>(address_to(stage, c), address_from(c), valid * static_cast<int>(sizeof(T)));
-        }
-        return;
-      }
+    // The next step, number `step`, whatever it is: zero beyond the matrix.
+    __device__ __forceinline__ void step(const Source& source, std::uint32_t stage, int step) {
+      const int lines = lines_left_ - (kAlongDepth ? 0 : step * kDepth);
+      const int elements = min(max(elements_left_ - (kAlongDepth ? step * kDepth : 0), 0), kChunk);
+      if (source.bytes_at_a_time == 16) {
+        unrolled<kCopies>([&](auto c) {
+          const int valid = c * kLinesAtATime < lines ? elements : 0;
+          copy_async<16, c * kBetweenCopies>(stage + to_, address_from(c),
+                                             valid * static_cast<int>(sizeof(T)));
+        });
+      } else {
 #pragma unroll 1
-      for (int c = 0; c < kCopies; ++c) {
-        const int valid = c * kLinesAtATime < lines_left_ ? elements : 0;
-        const T* from = reinterpret_cast<const T*>(address_from(c));
-        alignas(16) T values[kChunk];
+        for (int c = 0; c < kCopies; ++c) {
+          const int valid = c * kLinesAtATime < lines ? elements : 0;
+          copy_chunk(source, stage + to_ + c * kBetweenCopies, reinterpret_cast<const T*>(address_from(c)),
+                     valid);
+        }
+        __syncwarp();  // lanes took different ways, and mma needs them together
+      }
+      from_ += depth_step_;
+    }
+
+   private:
+    // A chunk in words of 4 bytes, or of elements that lie apart or at odd addresses.
+    __device__ __forceinline__ void copy_chunk(const Source& source, std::uint32_t to, const T* from,
+                                               int valid) {
+      constexpr int kPerWord = 4 / sizeof(T);
+      if (source.bytes_at_a_time == 4) {
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+          const int bytes = min(max(valid - w * kPerWord, 0), kPerWord) * static_cast<int>(sizeof(T));
+          copy_async<4>(to + 4 * w, from + w * kPerWord * source.unit, bytes);
+        }
+      } else {
+        T values[kChunk];
 #pragma unroll
         for (int e = 0; e < kChunk; ++e) values[e] = e < valid ? from[e * source.unit] : T(0.0f);
         uint4 bits;
         memcpy(&bits, values, 16);
-        store_shared(address_to(stage, c), bits);
+        store_shared(to, bits);
       }
     }
 
-    __device__ __forceinline__ void advance() {
-      from_ += depth_step_;
-      (kAlongDepth ? elements_left_ : lines_left_) -= kDepth;
-    }
-
-   private:
-    __device__ __forceinline__ std::uint32_t address_to(std::uint32_t stage, int c) const {
-      return stage + to_ + c * (kLinesAtATime * kLineBytes);
-    }
+    // One instruction, which the compiler does not find by itself.
     __device__ __forceinline__ const char* address_from(int c) const {
-      return from_ + static_cast<std::uint64_t>(line_step_) * c;
+      if (c == 0) return from_;
+      const char* result;
+      asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(result) : "r"(line_step_), "r"(c), "l"(from_));
+      return result;
     }
 
     int line_, chunk_, to_;
@@ -131,51 +144,52 @@ struct Operand {
   // ---- shared memory to fragments of the warp's rows from `row` on ----
   class Reader {
    public:
-    __device__ explicit Reader(int row) {
+    __device__ Reader(int row, std::uint32_t stage) {
       const int lane = static_cast<int>(threadIdx.x) % 32;
       const int matrix = lane / 8;  // of ldmatrix, for register index(h, d)
       const int h = kIsA ? matrix % 2 : matrix / 2, d = kIsA ? matrix / 2 : matrix % 2;
+      std::uint32_t from = stage;
       if constexpr (kAlongDepth) {
         const int line = row + 8 * h + lane % 8;
-        from_ = line * kLineBytes + (d ^ swizzle(line)) * 16;
-      } else if constexpr (!kInterleaved) {
+        from += line * kLineBytes + (d ^ swizzle(line)) * 16;
+      } else if constexpr (!kWords) {
         const int line = 8 * d + lane % 8;
-        from_ = line * kLineBytes + ((row / kChunk + h) ^ swizzle(line)) * 16;
+        from += line * kLineBytes + ((row / kChunk + h) ^ swizzle(line)) * 16;
       } else {
-        const int line = lane % 4;
-        from_ = line * kLineBytes + ((row + lane / 4 * kInterleave) / kChunk ^ swizzle(line)) * 16;
+        const int line = lane % 4, element = row + lane / 4 * (kIsA ? 2 : 1);
+        from += line * kLineBytes + (element / kChunk ^ swizzle(line)) * 16 + element % kChunk * 4;
       }
+#pragma unroll
+      for (int i = 0; i < kPlaces; ++i) from_[i] = from ^ (i * (kWords ? 64 : 32));
     }
 
-    // The fragments at depth 32 * k bytes of the step in `stage`, a multiple of 128.
-    __device__ __forceinline__ void load(std::uint32_t (&r)[kFragments][4], std::uint32_t stage,
-                                         int k) const {
-      const std::uint32_t from = stage + from_;
-      if constexpr (kAlongDepth) {
-#pragma unroll
-        for (int i = 0; i < kFragments; ++i) load_matrices(r[i], (from ^ (32 * k)) + 16 * i * kLineBytes);
-      } else if constexpr (!kInterleaved) {
-#pragma unroll
-        for (int i = 0; i < kFragments; ++i) {
-          load_matrices_transposed(r[i], (from ^ (32 * i)) + 16 * k * kLineBytes);
+    // The fragments at depth 32 * kPart bytes of the stage that is `stage` bytes after the first.
+    template <int kPart>
+    __device__ __forceinline__ void load(std::uint32_t (&r)[kFragments][4], std::uint32_t stage) const {
+      unrolled<kFragments>([&](auto i) {
+        if constexpr (kAlongDepth) {
+          load_matrices<16 * i * kLineBytes>(r[i], from_[kPart] + stage);
+        } else if constexpr (!kWords) {
+          load_matrices_transposed<16 * kPart * kLineBytes>(r[i], from_[i] + stage);
+        } else {
+          unrolled<2>([&](auto d) {
+            constexpr int kOffset = (8 * kPart + 4 * d) * kLineBytes;
+            if constexpr (kIsA) {
+              load_shared<kOffset>(r[i][index(0, d)], r[i][index(1, d)], from_[i] + stage);
+            } else {
+              load_shared<kOffset>(r[i][index(0, d)], from_[i] + stage);
+              load_shared<kOffset>(r[i][index(1, d)], (from_[i] ^ 32) + stage);
+            }
+          });
         }
-      } else {
-#pragma unroll
-        for (int d = 0; d < 2; ++d) {
-#pragma unroll
-          for (int i = 0; i < kFragments; i += 2) {
-            const uint4 rows = load_shared((from ^ (8 * i)) + (8 * k + 4 * d) * kLineBytes);
-            r[i][index(0, d)] = rows.x;
-            r[i][index(1, d)] = rows.y;
-            r[i + 1][index(0, d)] = rows.z;
-            r[i + 1][index(1, d)] = rows.w;
-          }
-        }
-      }
+      });
     }
 
    private:
-    std::uint32_t from_;
+    // Along depth one for each part, else one for each fragment; the exclusive or of swizzles keeps them from
+    // being a constant apart. Stages begin at multiples of 128 bytes, which these do not touch.
+    static constexpr int kPlaces = kAlongDepth ? kStepBytes / 32 : kFragments;
+    std::uint32_t from_[kPlaces];
   };
 };
 

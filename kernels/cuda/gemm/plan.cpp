@@ -19,11 +19,18 @@ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b 
 // Lines along `line` (a dimension of stride `line_stride`), elements along the other.
 Source source_along(const GemmOperand<const void*>& x, std::int64_t unit, std::int64_t line_stride,
                     std::int64_t lines, const GemmParams& p) {
-  Source source{x.data, lines > 1 ? line_stride : 0, unit, x.outer_stride, x.inner_stride, false};
-  const auto whole = [&](std::int64_t stride) { return stride * size_of(x.dtype) % 16 == 0; };
-  source.aligned = unit == 1 && reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0
-                   && whole(source.line_stride) && (p.batch_outer == 1 || whole(x.outer_stride))
-                   && (p.batch_inner == 1 || whole(x.inner_stride));
+  Source source{x.data, lines > 1 ? line_stride : 0, unit, x.outer_stride, x.inner_stride, 0};
+  const auto lines_start_at_multiples_of = [&](std::int64_t bytes) {
+    const auto whole = [&](std::int64_t stride) { return stride * size_of(x.dtype) % bytes == 0; };
+    return reinterpret_cast<std::uintptr_t>(x.data) % static_cast<std::uintptr_t>(bytes) == 0
+           && whole(source.line_stride) && (p.batch_outer == 1 || whole(x.outer_stride))
+           && (p.batch_inner == 1 || whole(x.inner_stride));
+  };
+  if (unit == 1 && lines_start_at_multiples_of(16)) {
+    source.bytes_at_a_time = 16;
+  } else if (size_of(x.dtype) == 4 || (unit == 1 && lines_start_at_multiples_of(4))) {
+    source.bytes_at_a_time = 4;
+  }
   return source;
 }
 
@@ -32,7 +39,11 @@ Source source_of(const GemmOperand<const void*>& x, std::int64_t row_stride, std
                  std::int64_t rows, const GemmParams& p, bool& depth) {
   const Source along_depth = source_along(x, depth_stride, row_stride, rows, p);
   const Source along_rows = source_along(x, row_stride, depth_stride, p.K, p);
-  depth = along_depth.aligned || (!along_rows.aligned && (depth_stride == 1 || row_stride != 1));
+  if (along_depth.bytes_at_a_time != along_rows.bytes_at_a_time) {
+    depth = along_depth.bytes_at_a_time > along_rows.bytes_at_a_time;
+  } else {
+    depth = depth_stride == 1 || row_stride != 1;
+  }
   return depth ? along_depth : along_rows;
 }
 
@@ -163,18 +174,29 @@ std::int64_t workspace_bytes(const Problem& problem, int splits) {
   return splits == 1 ? 0 : splits * problem.batches * problem.M * ceil_div(problem.N, 4) * 4 * 4;
 }
 
-Plan best_plan(const Problem& problem, int max_splits) {
-  Plan best{.arithmetic = problem.arithmetic, .cycles = std::numeric_limits<double>::infinity()};
-  if (problem.arithmetic == Arithmetic::simt) return {};
+std::vector<Plan> likely_plans(const Problem& problem, int max_splits) {
   constexpr int kSplits[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32};
+  constexpr int kFewestSteps = 4;  // of a split
+  std::vector<Plan> plans;
   for (int tile = 0; tile < kTileCount; ++tile) {
+    if (resident_blocks(problem, tile) == 0) continue;
     for (const int splits : kSplits) {
-      if (splits > max_splits || (splits > 1 && steps_of(problem, kTiles[tile]) < 4 * splits)) break;
-      const double cycles = estimated_cycles(problem, tile, splits);
-      if (cycles < best.cycles) best = {problem.arithmetic, tile, splits, cycles};
+      if (splits > 1 && (splits > max_splits || steps_of(problem, kTiles[tile]) < kFewestSteps * splits))
+        break;
+      plans.push_back({problem.arithmetic, tile, splits, estimated_cycles(problem, tile, splits)});
     }
   }
-  return best;
+  std::stable_sort(plans.begin(), plans.end(),
+                   [](const Plan& x, const Plan& y) { return x.cycles < y.cycles; });
+  return plans;
+}
+
+Plan best_plan(const Problem& problem, int max_splits) {
+  if (problem.arithmetic == Arithmetic::simt) return {};
+  const std::vector<Plan> plans = likely_plans(problem, max_splits);
+  ERGON_CHECK(!plans.empty(), "[gemm] no kernel fits this device: {} bytes of shared memory a block",
+              device_limits().shared_bytes_per_block);
+  return plans.front();
 }
 
 std::string describe(const Problem& problem, const Plan& plan) {
@@ -190,15 +212,16 @@ std::string describe(const Problem& problem, const Plan& plan) {
     fmt::format_to(std::back_inserter(others), " {} {:.0f}", kTiles[other].name,
                    estimated_cycles(problem, other, 1));
   }
+  const bool by_16_bytes = problem.a.bytes_at_a_time == 16 && problem.b.bytes_at_a_time == 16;
   return fmt::format(
-      "{} {}{}{} {}x{} steps of {}, split {}: {} items on {} multiprocessors x {} blocks, about {:.0f} "
-      "cycles "
+      "{} {}{} {} steps of {}, {} splits: {} items on {} multiprocessors x {} blocks, about {:.0f} cycles "
       "(unsplit:{}){}",
-      kNames[static_cast<int>(plan.arithmetic)], problem.a_depth ? 'N' : 'T', problem.b_depth ? 'T' : 'N', "",
-      tile.rows, tile.cols, tile.step(element_size(plan.arithmetic)), plan.splits, items,
+      kNames[static_cast<int>(plan.arithmetic)], problem.a_depth ? 'N' : 'T', problem.b_depth ? 'T' : 'N',
+      tile.name, tile.step(element_size(plan.arithmetic)), plan.splits, items,
       device_limits().multiprocessors, resident_blocks(problem, plan.tile), plan.cycles, others,
-      problem.a.aligned && problem.b.aligned ? ""
-                                             : ", element by element: a or b is not aligned to 16 bytes");
+      by_16_bytes ? ""
+                  : fmt::format(", copies of {} and {} bytes at a time", problem.a.bytes_at_a_time,
+                                problem.b.bytes_at_a_time));
 }
 
 void run(const GemmParams& p, const Problem& problem, const Plan& plan) {

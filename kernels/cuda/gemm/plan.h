@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/gemm/kernel.h"
 
@@ -32,7 +33,9 @@ struct Problem {
 Problem problem_of(const GemmParams& params);
 TensorCoreKernel* kernel_of(Arithmetic arithmetic, int tile, bool a_depth, bool b_depth);
 
-// The plan with the fewest estimated cycles, with at most `max_splits`.
+// Plans that the device can run, with at most `max_splits`, the one of the fewest estimated cycles first.
+std::vector<Plan> likely_plans(const Problem& problem, int max_splits);
+// The first of them.
 Plan best_plan(const Problem& problem, int max_splits);
 // The estimate for one choice; infinity where there is no such kernel or the device cannot hold it.
 double estimated_cycles(const Problem& problem, int tile, int splits);

@@ -53,17 +53,18 @@ __global__ void __launch_bounds__(kTiles[kTile].threads())
   const int warp_col = warp / (kT.rows / kT.warp_rows) * kT.warp_cols;
   typename OperandA::Copy copy_a;
   typename OperandB::Copy copy_b;
-  const typename OperandA::Reader read_a(warp_row);
-  const typename OperandB::Reader read_b(warp_col);
+  const typename OperandA::Reader read_a(warp_row, stages);
+  const typename OperandB::Reader read_b(warp_col, stages + OperandA::kBytes);
 
   for (int index = static_cast<int>(blockIdx.x); index < p.tiles * p.splits;
        index += static_cast<int>(gridDim.x)) {
     const WorkItem item = work_item(p, index, kT.rows, kT.cols);
     const int first_depth = item.split * p.steps_per_split * kDepth;
-    const int depth = min(p.K - first_depth, p.steps_per_split * kDepth);  // of this split
-    const int steps = (max(depth, 0) + kDepth - 1) / kDepth;
+    const int depth = max(min(p.K - first_depth, p.steps_per_split * kDepth), 0);  // of this split
+    const int steps = (depth + kDepth - 1) / kDepth;
     // Steps before this one lie within the matrices.
-    const bool inside = item.row + kT.rows <= p.M && item.col + kT.cols <= p.N && p.a.aligned && p.b.aligned;
+    const bool inside = item.row + kT.rows <= p.M && item.col + kT.cols <= p.N && p.a.bytes_at_a_time == 16
+                        && p.b.bytes_at_a_time == 16;
     const int whole_steps = inside ? depth / kDepth : 0;
     copy_a.start(
         p.a, static_cast<const T*>(p.a.data) + item.outer * p.a.outer_stride + item.inner * p.a.inner_stride,
@@ -71,59 +72,58 @@ __global__ void __launch_bounds__(kTiles[kTile].threads())
     copy_b.start(
         p.b, static_cast<const T*>(p.b.data) + item.outer * p.b.outer_stride + item.inner * p.b.inner_stride,
         item.col, first_depth, p.N, first_depth + depth);
-    int next_step = 0;
-    std::uint32_t write_stage = stages, read_stage = stages;
-    const auto after = [=](std::uint32_t stage) {
-      return stage + kStageBytes == stages + kAllBytes ? stages : stage + kStageBytes;
-    };
-    const auto copy_next_step = [&](auto whole) {
+    const auto copy_step = [&](int step, std::uint32_t stage, auto whole) {
       if constexpr (whole) {
-        copy_a.whole_step(write_stage);
-        copy_b.whole_step(write_stage + OperandA::kBytes);
-      } else if (next_step < steps) {
-        copy_a.step(p.a, write_stage);
-        copy_b.step(p.b, write_stage + OperandA::kBytes);
+        copy_a.whole_step(stage);
+        copy_b.whole_step(stage + OperandA::kBytes);
+      } else if (step < steps) {
+        copy_a.step(p.a, stage, step);
+        copy_b.step(p.b, stage + OperandA::kBytes, step);
       }
       copy_async_commit();
-      copy_a.advance();
-      copy_b.advance();
-      ++next_step;
-      write_stage = after(write_stage);
     };
 
     float sums[OperandA::kFragments][2 * OperandB::kFragments][4] = {};
-    std::uint32_t a[2][OperandA::kFragments][4], b[2][OperandB::kFragments][4];
-    const auto load_fragments = [&](int part) {
-      read_a.load(a[part % 2], read_stage, part);
-      read_b.load(b[part % 2], read_stage + OperandA::kBytes, part);
+    constexpr int kBuffers = Math::kFragmentBuffers;
+    std::uint32_t a[kBuffers][OperandA::kFragments][4], b[kBuffers][OperandB::kFragments][4];
+    // Offsets of stages; they are the same for all threads, and instructions add them without further ado.
+    std::uint32_t read_stage = 0, write_stage = kAllBytes - kStageBytes;
+    const auto load_fragments = [&](auto part) {
+      read_a.template load<part>(a[part % kBuffers], read_stage);
+      read_b.template load<part>(b[part % kBuffers], read_stage);
     };
-    // One K-step. The fragments of a part are loaded while the part before it is multiplied. A stage is free
+    // A K-step. The fragments of a part are loaded while the part before it is multiplied. A stage is free
     // for the copy of a later step once all warps have passed the barrier: they have loaded its last
     // fragments.
-    const auto multiply_step = [&](int s, auto whole) {
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        if (part == kParts - 1) {
+    const auto multiply_step = [&](int step, auto whole) {
+      unrolled<kParts>([&](auto part) {
+        constexpr std::integral_constant<int, (part + 1) % kParts> kNext;
+        if constexpr (kNext == 0) {
           copy_async_wait<kT.stages - 2>();
           __syncthreads();
-          read_stage = after(read_stage);
+          write_stage = read_stage;
+          read_stage = read_stage + kStageBytes == kAllBytes ? 0 : read_stage + kStageBytes;
         }
-        if (whole || part + 1 < kParts || s + 1 < steps) load_fragments((part + 1) % kParts);
-        if (part == 0) copy_next_step(whole);
-        Math::multiply(sums, a[part % 2], b[part % 2]);
-      }
+        const bool more = whole || kNext != 0 || step + 1 < steps;
+        if (kBuffers == 2 && more) load_fragments(kNext);
+        if constexpr (part == 0) copy_step(step + kT.stages - 1, stages + write_stage, whole);
+        Math::multiply(sums, a[part % kBuffers], b[part % kBuffers]);
+        if (kBuffers == 1 && more) load_fragments(kNext);
+      });
     };
 
 #pragma unroll 1
-    for (int s = 0; s < kT.stages - 1; ++s) copy_next_step(std::false_type{});
+    for (int step = 0; step < kT.stages - 1; ++step) {
+      copy_step(step, stages + step * kStageBytes, std::false_type{});
+    }
     copy_async_wait<kT.stages - 2>();
     __syncthreads();
-    if (steps > 0) load_fragments(0);
-    int s = 0;
+    if (steps > 0) load_fragments(std::integral_constant<int, 0>{});
+    int step = 0;
 #pragma unroll 1
-    for (; s + kT.stages - 1 < whole_steps; ++s) multiply_step(s, std::true_type{});
+    for (; step + kT.stages - 1 < whole_steps; ++step) multiply_step(step, std::true_type{});
 #pragma unroll 1
-    for (; s < steps; ++s) multiply_step(s, std::false_type{});
+    for (; step < steps; ++step) multiply_step(step, std::false_type{});
     __syncthreads();
 
     // Through shared memory, a strip of 16 rows of a warp at a time, so that rows of C are written as such.
@@ -131,8 +131,12 @@ __global__ void __launch_bounds__(kTiles[kTile].threads())
     static_assert(16 * kPitch * sizeof(float) * (kThreads / 32) <= kAllBytes);
     float* strip = reinterpret_cast<float*>(shared) + warp * 16 * kPitch;
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const std::int64_t matrix = item.split * p.split_stride + item.outer * p.epilogue.outer_stride
-                                + item.inner * p.epilogue.inner_stride;
+    int same_index = index;
+    asm volatile(""
+                 : "+r"(same_index));  // computes `out` anew, rather than keep `item` in registers until here
+    const WorkItem out = work_item(p, same_index, kT.rows, kT.cols);
+    const std::int64_t matrix = out.split * p.split_stride + out.outer * p.epilogue.outer_stride
+                                + out.inner * p.epilogue.inner_stride;
 #pragma unroll 1
     for (int i = 0; i < OperandA::kFragments; ++i) {
 #pragma unroll
@@ -154,8 +158,8 @@ __global__ void __launch_bounds__(kTiles[kTile].threads())
         const int from_col = lane % kLanesPerRow * 4;
         const float4 four = *reinterpret_cast<const float4*>(strip + r * kPitch + from_col);
         float values[4] = {four.x, four.y, four.z, four.w};
-        const int row = item.row + warp_row + OperandA::row_of(i, r / 8, r % 8);
-        const int col = item.col + warp_col + from_col;
+        const int row = out.row + warp_row + OperandA::row_of(i, r / 8, r % 8);
+        const int col = out.col + warp_col + from_col;
         if (row < p.M && col < p.N) finish(p.epilogue, values, matrix, row, col, min(p.N - col, 4));
       }
       __syncwarp();
@@ -169,6 +173,8 @@ template <class Math, int kTile = 0>
 TensorCoreKernel* kernel_of(int tile, bool a_depth, bool b_depth) {
   if constexpr (kTile == kTileCount) {
     return nullptr;
+  } else if constexpr (!Math::has_tile(kTile)) {
+    return kernel_of<Math, kTile + 1>(tile, a_depth, b_depth);
   } else {
     if (tile != kTile) return kernel_of<Math, kTile + 1>(tile, a_depth, b_depth);
     if (a_depth) {
