@@ -80,12 +80,12 @@ __device__ void write(const Head& head, DType dtype, std::int64_t row, std::int6
   }
 }
 
-// Rows [first, first + kTile) of a head into shared memory; zero beyond `rows`.
-template <class Acc>
+// Rows [first, first + kRows) of a head into shared memory; zero beyond `rows`.
+template <int kRows, class Acc>
 __device__ void load_tile(Acc* tile, const Head& head, DType dtype, std::int64_t first, std::int64_t rows,
                           int head_dim) {
   const int stride = row_stride(head_dim);
-  for (int i = threadIdx.x; i < kTile<Acc> * head_dim; i += kThreads<Acc>) {
+  for (int i = threadIdx.x; i < kRows * head_dim; i += kRows * kLanes) {
     const int row = i / head_dim, d = i % head_dim;
     tile[row * stride + d] = first + row < rows ? read<Acc>(head, dtype, first + row, d) : Acc(0);
   }
@@ -113,9 +113,9 @@ __device__ std::int64_t end_of_keys(const AttentionParams& p, std::int64_t row) 
 
 // The grid: (query tiles, num_heads, batch).
 template <class Acc, int kMaxDim>
-__global__ void __launch_bounds__(kThreads<Acc>) attention_forward_kernel(AttentionParams p) {
+__global__ void __launch_bounds__(kThreads<Acc, kMaxDim>) attention_forward_kernel(AttentionParams p) {
   extern __shared__ __align__(16) char shared[];
-  constexpr int kRows = kTile<Acc>;
+  constexpr int kRows = kTile<Acc, kMaxDim>;
   const int head_dim = static_cast<int>(p.head_dim), stride = row_stride(head_dim);
   Acc* const sq = reinterpret_cast<Acc*>(shared);  // (kRows, stride)
   Acc* const skv = sq + kRows * stride;            // (kRows, stride): keys, then values
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kThreads<Acc>) attention_forward_kernel(Attent
   const std::int64_t first_row = std::int64_t{blockIdx.x} * kRows, row = first_row + r;
   const Head k = head_of(p.k, p.dtype, b, hk), v = head_of(p.v, p.dtype, b, hk);
 
-  load_tile(sq, head_of(p.q, p.dtype, b, h), p.dtype, first_row, p.seqlen_q, head_dim);
+  load_tile<kRows>(sq, head_of(p.q, p.dtype, b, h), p.dtype, first_row, p.seqlen_q, head_dim);
   const std::int64_t keys = end_of_keys(p, row);
   const std::int64_t last_row = first_row + kRows < p.seqlen_q ? first_row + kRows : p.seqlen_q;
   const std::int64_t all_keys = end_of_keys(p, last_row - 1);  // of the tile's last row: the most
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kThreads<Acc>) attention_forward_kernel(Attent
   Acc max = -INFINITY, sum = 0;
   for (std::int64_t key0 = 0; key0 < all_keys; key0 += kRows) {
     __syncthreads();
-    load_tile(skv, k, p.dtype, key0, p.seqlen_k, head_dim);
+    load_tile<kRows>(skv, k, p.dtype, key0, p.seqlen_k, head_dim);
     __syncthreads();
     Acc score[kRows / kLanes], tile_max = -INFINITY;
 #pragma unroll
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kThreads<Acc>) attention_forward_kernel(Attent
     sum = sum * correction + sum_over_lanes(tile_sum);
     max = new_max;
     __syncthreads();
-    load_tile(skv, v, p.dtype, key0, p.seqlen_k, head_dim);
+    load_tile<kRows>(skv, v, p.dtype, key0, p.seqlen_k, head_dim);
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kMaxDim / kLanes; ++i) {
@@ -186,11 +186,10 @@ __global__ void __launch_bounds__(kThreads<Acc>) attention_forward_kernel(Attent
 
 // What both backward kernels compute of a pair of tiles: probabilities into sp, and into sds the gradient of
 // the scores, p * (dout . v - delta) * scale, delta = dout . o.
-template <class Acc>
+template <int kRows, class Acc>
 __device__ void score_gradients(const AttentionParams& p, const Acc* sq, const Acc* sdout, const Acc* sk,
                                 const Acc* sv, Acc* sp, Acc* sds, std::int64_t row, std::int64_t key0,
                                 Acc lse, Acc delta) {
-  constexpr int kRows = kTile<Acc>;
   const int head_dim = static_cast<int>(p.head_dim), stride = row_stride(head_dim);
   const int r = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const std::int64_t keys = row < p.seqlen_q ? end_of_keys(p, row) : 0;
@@ -229,9 +228,9 @@ __device__ Acc row_lse(const AttentionParams& p, std::int64_t b, std::int64_t h,
 
 // The grid: (query tiles, num_heads, batch).
 template <class Acc, int kMaxDim>
-__global__ void __launch_bounds__(kThreads<Acc>) attention_backward_q_kernel(AttentionParams p) {
+__global__ void __launch_bounds__(kThreads<Acc, kMaxDim>) attention_backward_q_kernel(AttentionParams p) {
   extern __shared__ __align__(16) char shared[];
-  constexpr int kRows = kTile<Acc>;
+  constexpr int kRows = kTile<Acc, kMaxDim>;
   const int head_dim = static_cast<int>(p.head_dim), stride = row_stride(head_dim);
   Acc* const sq = reinterpret_cast<Acc*>(shared);  // (kRows, stride) each
   Acc* const sdout = sq + kRows * stride;
@@ -243,18 +242,18 @@ __global__ void __launch_bounds__(kThreads<Acc>) attention_backward_q_kernel(Att
   const std::int64_t h = blockIdx.y, b = blockIdx.z, hk = h / (p.num_heads / p.num_heads_kv);
   const std::int64_t first_row = std::int64_t{blockIdx.x} * kRows, row = first_row + r;
 
-  load_tile(sq, head_of(p.q, p.dtype, b, h), p.dtype, first_row, p.seqlen_q, head_dim);
-  load_tile(sdout, head_of(p.dout, p.dtype, b, h), p.dtype, first_row, p.seqlen_q, head_dim);
+  load_tile<kRows>(sq, head_of(p.q, p.dtype, b, h), p.dtype, first_row, p.seqlen_q, head_dim);
+  load_tile<kRows>(sdout, head_of(p.dout, p.dtype, b, h), p.dtype, first_row, p.seqlen_q, head_dim);
   const Acc delta = row_delta<Acc>(p, b, h, row), lse = row_lse<Acc>(p, b, h, row);
   const std::int64_t last_row = first_row + kRows < p.seqlen_q ? first_row + kRows : p.seqlen_q;
   const std::int64_t all_keys = end_of_keys(p, last_row - 1);
   Acc acc[kMaxDim / kLanes] = {};
   for (std::int64_t key0 = 0; key0 < all_keys; key0 += kRows) {
     __syncthreads();
-    load_tile(sk, head_of(p.k, p.dtype, b, hk), p.dtype, key0, p.seqlen_k, head_dim);
-    load_tile(sv, head_of(p.v, p.dtype, b, hk), p.dtype, key0, p.seqlen_k, head_dim);
+    load_tile<kRows>(sk, head_of(p.k, p.dtype, b, hk), p.dtype, key0, p.seqlen_k, head_dim);
+    load_tile<kRows>(sv, head_of(p.v, p.dtype, b, hk), p.dtype, key0, p.seqlen_k, head_dim);
     __syncthreads();
-    score_gradients(p, sq, sdout, sk, sv, sp, sds, row, key0, lse, delta);
+    score_gradients<kRows>(p, sq, sdout, sk, sv, sp, sds, row, key0, lse, delta);
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kMaxDim / kLanes; ++i) {
@@ -276,9 +275,9 @@ __global__ void __launch_bounds__(kThreads<Acc>) attention_backward_q_kernel(Att
 // A block goes through the query heads of its key/value head in order. The grid: (key tiles, num_heads_kv,
 // batch).
 template <class Acc, int kMaxDim>
-__global__ void __launch_bounds__(kThreads<Acc>) attention_backward_kv_kernel(AttentionParams p) {
+__global__ void __launch_bounds__(kThreads<Acc, kMaxDim>) attention_backward_kv_kernel(AttentionParams p) {
   extern __shared__ __align__(16) char shared[];
-  constexpr int kRows = kTile<Acc>;
+  constexpr int kRows = kTile<Acc, kMaxDim>;
   const int head_dim = static_cast<int>(p.head_dim), stride = row_stride(head_dim);
   Acc* const sq = reinterpret_cast<Acc*>(shared);
   Acc* const sdout = sq + kRows * stride;
@@ -290,8 +289,8 @@ __global__ void __launch_bounds__(kThreads<Acc>) attention_backward_kv_kernel(At
   const std::int64_t hk = blockIdx.y, b = blockIdx.z, group = p.num_heads / p.num_heads_kv;
   const std::int64_t key0 = std::int64_t{blockIdx.x} * kRows;
 
-  load_tile(sk, head_of(p.k, p.dtype, b, hk), p.dtype, key0, p.seqlen_k, head_dim);
-  load_tile(sv, head_of(p.v, p.dtype, b, hk), p.dtype, key0, p.seqlen_k, head_dim);
+  load_tile<kRows>(sk, head_of(p.k, p.dtype, b, hk), p.dtype, key0, p.seqlen_k, head_dim);
+  load_tile<kRows>(sv, head_of(p.v, p.dtype, b, hk), p.dtype, key0, p.seqlen_k, head_dim);
   // The first query row that sees the tile's first key.
   const std::int64_t seen_from = p.causal ? key0 - (p.seqlen_k - p.seqlen_q) : 0;
   const std::int64_t first_tile = seen_from > 0 ? seen_from / kRows * kRows : 0;
@@ -299,11 +298,11 @@ __global__ void __launch_bounds__(kThreads<Acc>) attention_backward_kv_kernel(At
   for (std::int64_t h = hk * group; h < (hk + 1) * group; ++h) {
     for (std::int64_t row0 = first_tile; row0 < p.seqlen_q; row0 += kRows) {
       __syncthreads();
-      load_tile(sq, head_of(p.q, p.dtype, b, h), p.dtype, row0, p.seqlen_q, head_dim);
-      load_tile(sdout, head_of(p.dout, p.dtype, b, h), p.dtype, row0, p.seqlen_q, head_dim);
+      load_tile<kRows>(sq, head_of(p.q, p.dtype, b, h), p.dtype, row0, p.seqlen_q, head_dim);
+      load_tile<kRows>(sdout, head_of(p.dout, p.dtype, b, h), p.dtype, row0, p.seqlen_q, head_dim);
       __syncthreads();
-      score_gradients(p, sq, sdout, sk, sv, sp, sds, row0 + r, key0, row_lse<Acc>(p, b, h, row0 + r),
-                      row_delta<Acc>(p, b, h, row0 + r));
+      score_gradients<kRows>(p, sq, sdout, sk, sv, sp, sds, row0 + r, key0, row_lse<Acc>(p, b, h, row0 + r),
+                             row_delta<Acc>(p, b, h, row0 + r));
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < kMaxDim / kLanes; ++i) {
@@ -334,32 +333,36 @@ void check(const AttentionParams& p) {
               p.num_heads);
 }
 
-template <class Acc>
+template <class Acc, int kMaxDim>
 void launch(void (*kernel)(AttentionParams), const AttentionParams& p, std::int64_t rows, std::int64_t heads,
             int tiles, int score_tiles) {
   if (rows == 0 || heads == 0 || p.batch == 0) return;
-  const std::int64_t shared = shared_bytes<Acc>(p.head_dim, tiles, score_tiles);
+  constexpr int kRows = kTile<Acc, kMaxDim>;
+  const std::int64_t shared = shared_bytes<Acc, kMaxDim>(p.head_dim, tiles, score_tiles);
   allow_shared_memory(kernel, shared);
-  const dim3 grid(static_cast<unsigned>((rows + kTile<Acc> - 1) / kTile<Acc>), static_cast<unsigned>(heads),
+  const dim3 grid(static_cast<unsigned>((rows + kRows - 1) / kRows), static_cast<unsigned>(heads),
                   static_cast<unsigned>(p.batch));
-  kernel<<<grid, kThreads<Acc>, static_cast<std::size_t>(shared), stream()>>>(p);
+  kernel<<<grid, kRows * kLanes, static_cast<std::size_t>(shared), stream()>>>(p);
   CUDA_CHECK_LAUNCH();
 }
 
 template <class Acc, int kMaxDim>
+void forward(const AttentionParams& p) {
+  launch<Acc, kMaxDim>(attention_forward_kernel<Acc, kMaxDim>, p, p.seqlen_q, p.num_heads, 2, 1);
+}
+
+template <class Acc, int kMaxDim>
 void backward(const AttentionParams& p) {
-  launch<Acc>(attention_backward_q_kernel<Acc, kMaxDim>, p, p.seqlen_q, p.num_heads, 4, 2);
-  launch<Acc>(attention_backward_kv_kernel<Acc, kMaxDim>, p, p.seqlen_k, p.num_heads_kv, 4, 2);
+  launch<Acc, kMaxDim>(attention_backward_q_kernel<Acc, kMaxDim>, p, p.seqlen_q, p.num_heads, 4, 2);
+  launch<Acc, kMaxDim>(attention_backward_kv_kernel<Acc, kMaxDim>, p, p.seqlen_k, p.num_heads_kv, 4, 2);
 }
 
 }  // namespace
 
 void attention_forward(const AttentionParams& p) {
   check(p);
-  if (p.dtype == DType::f64)
-    return launch<double>(attention_forward_kernel<double, 256>, p, p.seqlen_q, p.num_heads, 2, 1);
-  launch<float>(p.head_dim <= 64 ? attention_forward_kernel<float, 64> : attention_forward_kernel<float, 256>,
-                p, p.seqlen_q, p.num_heads, 2, 1);
+  if (p.dtype == DType::f64) return forward<double, 256>(p);
+  p.head_dim <= 64 ? forward<float, 64>(p) : forward<float, 256>(p);
 }
 
 void attention_backward(const AttentionParams& p) {

@@ -71,8 +71,8 @@ TEST(CudaTraining, TenStepsOfATwoLayerGptAgreeWithTheCpu) {
     model.to(device);
     model.to(dtype);
     Generator generator(11);
+    const Tensor text = randint(0, 65, {2, 33}, {DType::i32}, generator);  // to be learnt by heart
     return train(model, 10, [&](int) {
-      const Tensor text = randint(0, 65, {2, 33}, {DType::i32}, generator);
       return model.loss(text.slice(1, 0, 32).contiguous().to(device),
                         text.slice(1, 1, 33).contiguous().to(device));
     });
