@@ -54,8 +54,8 @@ void attention_backward(const AttentionParams& params);
 }  // namespace cpu
 
 // head_dim up to 256, else Error. Scores live in shared memory; nothing else is stored. Forward: k and v are
-// read once for every 32 rows of q (16 in f64); backward: q, dout and o once for every 32 rows of k, and k
-// and v as in the forward.
+// read once for every 32 rows of q (16 for head_dim above 64, 8 in f64); backward: q, dout and o once for
+// every so many rows of k, and k and v as in the forward.
 namespace cuda {
 
 void attention_forward(const AttentionParams& params);

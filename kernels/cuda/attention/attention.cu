@@ -18,18 +18,22 @@ using namespace device;
 
 constexpr int kLanes = 4;  // threads of a row
 
-// Rows of a tile, so that the backward's six tiles fit into 163 KB of shared memory at head_dim 256.
-template <class Acc>
-inline constexpr int kTile = sizeof(Acc) == 8 ? 16 : 32;
-template <class Acc>
-inline constexpr int kThreads = kTile<Acc>* kLanes;
+// Rows of a tile, so that the backward's tiles fit into the 99 KiB of shared memory that a block has on every
+// GPU since sm_80.
+template <class Acc, int kMaxDim>
+inline constexpr int kTile = sizeof(Acc) == 8 ? 8
+                             : kMaxDim > 64   ? 16
+                                              : 32;
+template <class Acc, int kMaxDim>
+inline constexpr int kThreads = kTile<Acc, kMaxDim>* kLanes;
 
 constexpr std::int64_t row_stride(std::int64_t head_dim) { return head_dim | 1; }
 
-template <class Acc>
+template <class Acc, int kMaxDim>
 std::int64_t shared_bytes(std::int64_t head_dim, int tiles, int score_tiles) {
-  return static_cast<std::int64_t>(sizeof(Acc))
-         * kTile<Acc> * (tiles * row_stride(head_dim) + score_tiles * (kTile<Acc> + 1));
+  constexpr int kRows = kTile<Acc, kMaxDim>;
+  return static_cast<std::int64_t>(sizeof(Acc)) * kRows
+         * (tiles * row_stride(head_dim) + score_tiles * (kRows + 1));
 }
 
 // One (batch, head) of an operand.
