@@ -61,10 +61,10 @@ Tensor cached_table(const TableKey& key, std::int64_t positions) {
     Tensor table;
   };
   static std::mutex mutex;
-  static auto* entries = new std::vector<Entry>;  // never destroyed: used until the process ends
+  static std::vector<Entry> entries;
   std::lock_guard lock(mutex);
-  auto entry = std::find_if(entries->begin(), entries->end(), [&](const Entry& e) { return e.key == key; });
-  if (entry == entries->end()) entry = entries->insert(entries->end(), {key, {}});
+  auto entry = std::find_if(entries.begin(), entries.end(), [&](const Entry& e) { return e.key == key; });
+  if (entry == entries.end()) entry = entries.insert(entries.end(), {key, {}});
   if (!entry->table.defined() || entry->table.size(0) < positions) {
     const auto rows = std::bit_ceil(static_cast<std::uint64_t>(std::max<std::int64_t>(positions, 256)));
     entry->table = make_table(key, static_cast<std::int64_t>(rows));
