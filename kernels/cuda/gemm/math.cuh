@@ -72,9 +72,10 @@ struct Tf32Math {
 // (2 - 2^-11) 2^127.
 struct SplitTf32Math {
   using Element = float;
-  static constexpr int kFragmentBuffers =
-      1;  // three times the mma hide the loads; two do not fit into registers
-  static constexpr bool has_tile(int tile) { return kTiles[tile].cols <= 128; }  // nor does 128x256
+  // Three times the mma hide the loads of fragments, and shared memory's limits. Two sets of fragments, and
+  // the sums of the largest tiles, do not fit into registers beside the split ones.
+  static constexpr int kFragmentBuffers = 1;
+  static constexpr bool has_tile(int tile) { return kTiles[tile].rows * kTiles[tile].cols <= 128 * 128; }
 
   // Rounds by an integer addition, in `large` with bits left over that mma ignores. A NaN may overflow in it,
   // but stays one in `small`.

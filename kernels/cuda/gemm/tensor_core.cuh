@@ -33,7 +33,7 @@ __device__ __forceinline__ WorkItem work_item(const TensorCoreArguments& p, int 
 }
 
 template <class Math, int kTile, bool kADepth, bool kBDepth>
-__global__ void __launch_bounds__(kTiles[kTile].threads())
+__global__ void __launch_bounds__(kTiles[kTile].threads(), kTiles[kTile].blocks)
     tensor_core_gemm_kernel(const __grid_constant__ TensorCoreArguments p) {
   using T = typename Math::Element;
   constexpr Tile kT = kTiles[kTile];

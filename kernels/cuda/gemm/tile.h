@@ -12,6 +12,7 @@ struct Tile {
   int step_bytes;  // a K-step: 64 bytes are 32 elements of bf16 and f16, 16 of f32
   int warp_rows, warp_cols;
   int stages;  // K-steps in shared memory at a time
+  int blocks;  // that a multiprocessor of sm_80 is to hold: what limits registers
 
   constexpr int threads() const { return rows / warp_rows * (cols / warp_cols) * 32; }
   constexpr int shared_bytes() const { return (rows + cols) * step_bytes * stages; }
@@ -24,11 +25,11 @@ struct Tile {
 // writes. The small ones are for products that would leave multiprocessors idle: smaller warp tiles, more
 // loads to an mma, longer K-steps, because a barrier costs them relatively more.
 inline constexpr Tile kTiles[] = {
-    {"256x128", 256, 128, 64, 64, 64, 4},  // 96 KiB, 8 warps
-    {"128x256", 128, 256, 64, 64, 64, 4},  // 96 KiB, 8 warps
-    {"128x128", 128, 128, 64, 64, 64, 4},  // 64 KiB, 4 warps
-    {"128x64", 128, 64, 64, 64, 32, 4},    // 48 KiB, 4 warps
-    {"64x64", 64, 64, 128, 32, 32, 3},     // 48 KiB, 4 warps
+    {"256x128", 256, 128, 64, 64, 64, 4, 1},  // 96 KiB, 8 warps
+    {"128x256", 128, 256, 64, 64, 64, 4, 1},  // 96 KiB, 8 warps
+    {"128x128", 128, 128, 64, 64, 64, 4, 2},  // 64 KiB, 4 warps
+    {"128x64", 128, 64, 64, 64, 32, 4, 3},    // 48 KiB, 4 warps
+    {"64x64", 64, 64, 128, 32, 32, 3, 3},     // 48 KiB, 4 warps
 };
 inline constexpr int kTileCount = static_cast<int>(sizeof(kTiles) / sizeof(kTiles[0]));
 

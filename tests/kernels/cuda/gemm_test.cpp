@@ -100,7 +100,7 @@ TEST_F(CudaGemm, WholeNumbersAreExactForEveryTileLayoutAndDtype) {
         for (const DType dtype : kNarrow) {
           for (const bool allow_tf32 : {false, true}) {
             if (allow_tf32 && dtype != DType::f32) continue;
-            if (tile_ == 1 && dtype == DType::f32 && !allow_tf32) continue;  // not built
+            if (tile_ < 2 && dtype == DType::f32 && !allow_tf32) continue;  // not built
             const cuda::gemm_detail::Tile& tile = cuda::gemm_detail::kTiles[tile_];
             Problem p{.M = tile.rows, .N = tile.cols, .K = 40, .a = dtype, .b = dtype, .c = dtype};
             p.layout_a = layout_a, p.layout_b = layout_b, p.allow_tf32 = allow_tf32, p.first = 0;
