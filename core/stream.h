@@ -58,7 +58,7 @@ class Event {
 
  private:
   friend class Stream;
-  bool timing_;
+  [[maybe_unused]] bool timing_;  // not without CUDA
   Device device_ = Device::cpu();
   std::shared_ptr<void> handle_;  // cudaEvent_t; null: never recorded, or on the CPU
 };
@@ -75,7 +75,7 @@ class StreamGuard {
   StreamGuard& operator=(const StreamGuard&) = delete;
 
  private:
-  Stream previous_;
+  [[maybe_unused]] Stream previous_;
 };
 
 // The stream that asynchronous copies between the host and `device` run on, beside the computation.
