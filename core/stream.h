@@ -91,7 +91,7 @@ class DeviceGuard {
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
-  int previous_ = -1;  // -1: nothing to restore
+  [[maybe_unused]] int previous_ = -1;  // -1: nothing to restore
 };
 
 // Waits for all streams of `device`. Throws Error if work on it has failed: an error of a kernel shows at the
