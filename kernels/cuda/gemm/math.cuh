@@ -13,8 +13,10 @@ using namespace device;
 // built for kTiles[tile]. multiply(sums, a, b): sums[i][2j + h] += fragment i of A times half h of fragment j
 // of B (operand.cuh).
 
-struct Bf16Math {
-  using Element = bf16;
+// One mma for each pair of fragments.
+template <class T, auto kMma>
+struct SingleMath {
+  using Element = T;
   static constexpr int kFragmentBuffers = 2;
   static constexpr bool has_tile(int) { return true; }
 
@@ -25,45 +27,15 @@ struct Bf16Math {
 #pragma unroll
     for (int j = 0; j < 2 * kB; ++j) {
 #pragma unroll
-      for (int i = 0; i < kA; ++i) mma_bf16(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+      for (int i = 0; i < kA; ++i) kMma(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
     }
   }
 };
 
-struct F16Math {
-  using Element = f16;
-  static constexpr int kFragmentBuffers = 2;
-  static constexpr bool has_tile(int) { return true; }
-
-  template <int kA, int kB>
-  __device__ __forceinline__ static void multiply(float (&sums)[kA][2 * kB][4],
-                                                  const std::uint32_t (&a)[kA][4],
-                                                  const std::uint32_t (&b)[kB][4]) {
-#pragma unroll
-    for (int j = 0; j < 2 * kB; ++j) {
-#pragma unroll
-      for (int i = 0; i < kA; ++i) mma_f16(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-    }
-  }
-};
-
+struct Bf16Math : SingleMath<bf16, mma_bf16> {};
+struct F16Math : SingleMath<f16, mma_f16> {};
 // fp32 operands, of which mma ignores the low 13 bits: relative error of a product below 2^-9.
-struct Tf32Math {
-  using Element = float;
-  static constexpr int kFragmentBuffers = 2;
-  static constexpr bool has_tile(int) { return true; }
-
-  template <int kA, int kB>
-  __device__ __forceinline__ static void multiply(float (&sums)[kA][2 * kB][4],
-                                                  const std::uint32_t (&a)[kA][4],
-                                                  const std::uint32_t (&b)[kB][4]) {
-#pragma unroll
-    for (int j = 0; j < 2 * kB; ++j) {
-#pragma unroll
-      for (int i = 0; i < kA; ++i) mma_tf32(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-    }
-  }
-};
+struct Tf32Math : SingleMath<float, mma_tf32> {};
 
 // fp32 operands split into x = large + small, large the nearest tf32: a b = small large + large small + large
 // large, without the product of the small parts. x - large is exact and has 12 bits, of which mma ignores the
