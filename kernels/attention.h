@@ -5,10 +5,13 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "core/random.h"
 
 namespace ergon::kernels {
 
-// A (batch, seqlen, heads, head_dim) operand: strides in elements, that of head_dim is 1.
+// A (batch, seqlen, heads, head_dim) operand: strides in elements, that of head_dim is 1. A packed batch is
+// (total, heads, head_dim), its batch_stride unused; paged keys and values are (pages, page_size, heads,
+// head_dim), their batch_stride a page's.
 struct AttentionOperand {
   void* data = nullptr;
   std::int64_t batch_stride = 0;
@@ -16,21 +19,39 @@ struct AttentionOperand {
   std::int64_t head_stride = 0;
 };
 
-// o[b,i,h,:] = sum_j p[b,h,i,j] v[b,j,hk,:]
-// p[b,h,i,j] = exp(scale * <q[b,i,h,:], k[b,j,hk,:]> - softmax_lse[b,h,i]),  hk = h / (num_heads /
-// num_heads_kv) softmax_lse = log(sum_j exp(scale * <q, k>)); causal leaves out j > i + seqlen_k - seqlen_q
-// (bottom-right aligned). A row without any key gives o = 0 and softmax_lse = -inf.
+// A (batch, num_heads, seqlen_q, seqlen_k) bias of the operands' dtype; a stride of 0 broadcasts.
+struct AttentionBias {
+  const void* data = nullptr;
+  std::int64_t batch_stride = 0, head_stride = 0, q_stride = 0, k_stride = 0;
+};
+
+// o[b,i,h,:] = sum_j d[b,h,i,j] p[b,h,i,j] v[b,j,hk,:],  hk = h / (num_heads / num_heads_kv)
+// p[b,h,i,j] = exp(s[b,h,i,j] - softmax_lse[b,h,i]),  softmax_lse[b,h,i] = log(sum_j exp(s[b,h,i,j]))
+// s = cap(softmax_scale * <q[b,i,h,:], k[b,j,hk,:]>) + bias[b,h,i,j] - alibi_slopes[h] * |i + n - m - j|
+// cap(x) = softcap * tanh(x / softcap), or x for softcap 0;  d = kept ? 1 / (1 - dropout_p) : 0
+// m, n: this item's numbers of queries and keys. Query i sees key j if
+//   i + n - m - window_left <= j <= i + n - m + window_right    (a negative window is unlimited)
+// and, if causal, j <= i + n - m (bottom-right aligned). A row that sees no key gives o = 0 and
+// softmax_lse = -inf.
 //
 // q, o          (batch, seqlen_q, num_heads, head_dim)     f32 | bf16 | f16 | f64, all of one dtype
 // k, v          (batch, seqlen_k, num_heads_kv, head_dim)
 // softmax_lse   (batch, num_heads, seqlen_q)               f32, or f64 with f64 operands; may be null in a
-// forward
+//                                                          forward
 //
-// Backward: dq, dk, dv = (not +=). The scores are computed again from q, k and softmax_lse, in blocks of
-// rows. Scores, statistics and gradients are accumulated in fp32 (f64 for f64). Deterministic: one thread
-// owns a key/value head. Scratch on the CPU: O(seqlen_k * head_dim) a thread. Flops: 4 * batch * num_heads *
-// seqlen_q * seqlen_k * head_dim forward, 10 * backward; causal about half of it. Bytes: each operand once, k
-// and v once a block of query rows.
+// Packed batches (both cu_seqlens): item b has rows cu_seqlens[b] to cu_seqlens[b + 1] of q and o, or of k
+// and v; seqlen_q and seqlen_k are the longest items'; softmax_lse is (num_heads, total_q); no bias.
+// A cache (forward only): item b has seqlens_k[b] keys, at most seqlen_k. With block_table its keys lie in
+// pages: key j is row j % page_size of page block_table[b * block_table_stride + j / page_size].
+//
+// Dropout: kept = uniform_from_bits(word w of the stream) >= dropout_p, w = ((b * num_heads + h) * seqlen_q +
+// i) * round_up(seqlen_k, 4) + j, so that four keys of a row share a Philox block. The mask is not stored;
+// the backward computes it again.
+//
+// Backward: dq, dk, dv = (not +=); the bias gets no gradient. The scores are computed again from q, k and
+// softmax_lse, tile by tile. Scores, statistics and gradients are accumulated in fp32 (f64 for f64).
+// Deterministic, unless `deterministic` is off. Flops: 4 * batch * num_heads * seqlen_q * seqlen_k * head_dim
+// forward, 10 * backward; causal about half of it.
 struct AttentionParams {
   DType dtype = DType::f32;
   std::int64_t batch = 0;
@@ -41,9 +62,24 @@ struct AttentionParams {
   std::int64_t head_dim = 0;
   double softmax_scale = 1;
   bool causal = false;
+  std::int64_t window_left = -1, window_right = -1;
+  double softcap = 0;
+  AttentionBias bias = {};
+  const float* alibi_slopes = nullptr;  // (num_heads)
+  double dropout_p = 0;                 // in [0, 1)
+  PhiloxState dropout_stream = {};
+  // The next four on the operands' device.
+  const std::int32_t* cu_seqlens_q = nullptr;  // (batch + 1)
+  const std::int32_t* cu_seqlens_k = nullptr;  // (batch + 1)
+  const std::int32_t* seqlens_k = nullptr;     // (batch)
+  const std::int32_t* block_table = nullptr;   // (batch, block_table_stride)
+  std::int64_t block_table_stride = 0;
+  std::int64_t page_size = 0;
+  std::int64_t total_q = 0;  // rows of q in a packed batch
   AttentionOperand q = {}, k = {}, v = {}, o = {};
   void* softmax_lse = nullptr;
   AttentionOperand dout = {}, dq = {}, dk = {}, dv = {};  // backward only
+  bool deterministic = true;  // backward; off: CUDA may add up dq in any order, which is faster
 };
 
 namespace cpu {
