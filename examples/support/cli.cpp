@@ -16,6 +16,19 @@ constexpr std::array kFreeOptions{
     "eval-interval", "eval-batches",  "quiet",  "keep-checkpoints", "checkpoint-interval",
     "sample",        "sample-tokens", "data",   "init-from",        "device"};
 
+// A usage error in one line. CLI11 does not name the file of an unknown key, and reports a missing option
+// before the misspelt one.
+std::string describe(const CLI::App& app, const CLI::ParseError& error) {
+  const std::string what = error.what(), unknown_key = "INI was not able to parse ";
+  if (what.starts_with(unknown_key))
+    return fmt::format("{}: unknown option '{}'", app.get_config_ptr()->as<std::string>(),
+                       what.substr(unknown_key.size()));
+  const std::vector<std::string> unknown = app.remaining();
+  if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && !unknown.empty())
+    return fmt::format("unknown option '{}'; {}", unknown.front(), what);
+  return what;
+}
+
 }  // namespace
 
 void add_common_options(CLI::App& app, CommonOptions& o) {
@@ -118,7 +131,7 @@ int run_program(CLI::App& app, int argc, char** argv, const std::function<void()
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help
-    log().error("{}; --help lists the options", error.what());
+    log().error("{}; --help lists the options", describe(app, error));
     return 2;
   } catch (const std::exception& error) {  // CLI11 lets other exceptions out of a damaged configuration file
     log().error("{}; --help lists the options", error.what());

@@ -15,7 +15,9 @@ expect_error "/proc/none" "${train[@]}" --data "$work/text.txt" --output /proc/n
 expect_error "n_embd 16 must be a multiple of n_head 3" "${train[@]}" --data "$work/text.txt" --output "$work/o5" --heads 3
 printf 'heads = "many"\n' >"$work/bad.toml"
 expect_error "heads" "${train[@]}" --data "$work/text.txt" --output "$work/o6" --config "$work/bad.toml"
-expect_error "no_such_key" "${train[@]}" --data "$work/text.txt" --output "$work/o7" --config <(printf 'no_such_key = 1\n')
+printf 'no_such_key = 1\n' >"$work/unknown.toml"
+expect_error "$work/unknown.toml: unknown option 'no_such_key'" "${train[@]}" --data "$work/text.txt" --output "$work/o7" --config "$work/unknown.toml"
+expect_error "unknown option '--dta'" "${train[@]}" --dta "$work/text.txt" --output "$work/o7"
 expect_error "is nan" "${train[@]}" --data "$work/text.txt" --output "$work/o8" --lr nan
 expect_error "is " "${train[@]}" --data "$work/text.txt" --output "$work/o9" --lr 1e30 --clip 0
 
