@@ -79,6 +79,7 @@ struct AttentionParams {
   AttentionOperand q = {}, k = {}, v = {}, o = {};
   void* softmax_lse = nullptr;
   AttentionOperand dout = {}, dq = {}, dk = {}, dv = {};  // backward only
+  void* workspace = nullptr;  // attention_..._workspace() bytes on the operands' device, aligned to 16
   bool deterministic = true;  // backward; off: CUDA may add up dq in any order, which is faster
 };
 
@@ -86,6 +87,8 @@ namespace cpu {
 
 void attention_forward(const AttentionParams& params);
 void attention_backward(const AttentionParams& params);
+inline std::int64_t attention_forward_workspace(const AttentionParams&) { return 0; }
+inline std::int64_t attention_backward_workspace(const AttentionParams&) { return 0; }
 
 }  // namespace cpu
 
@@ -96,6 +99,8 @@ namespace cuda {
 
 void attention_forward(const AttentionParams& params);
 void attention_backward(const AttentionParams& params);
+std::int64_t attention_forward_workspace(const AttentionParams& params);
+std::int64_t attention_backward_workspace(const AttentionParams& params);
 
 }  // namespace cuda
 }  // namespace ergon::kernels

@@ -67,7 +67,11 @@ Tensor scaled_dot_product_attention(const Tensor& q_in, const Tensor& k_in, cons
   const Tensor o = empty(q.shape(), q.options());
   const Tensor lse = empty({q.size(0), q.size(2), q.size(1)},
                            {q.dtype() == DType::f64 ? DType::f64 : DType::f32, q.device()});
-  ERGON_KERNEL(q.device(), attention_forward, make_params(q, k, v, o, lse, scale, options.causal));
+  AttentionParams params = make_params(q, k, v, o, lse, scale, options.causal);
+  const Tensor workspace =
+      empty({ERGON_KERNEL(q.device(), attention_forward_workspace, params)}, {DType::u8, q.device()});
+  params.workspace = workspace.data_ptr();
+  ERGON_KERNEL(q.device(), attention_forward, params);
 
   using autograd::save;
   return autograd::record(
@@ -77,12 +81,15 @@ Tensor scaled_dot_product_attention(const Tensor& q_in, const Tensor& k_in, cons
         const Tensor dout = with_unit_last_stride(grad_output);
         const Tensor dq = empty(q.get().shape(), dout.options()), dk = empty(k.get().shape(), dout.options()),
                      dv = empty(v.get().shape(), dout.options());
-        AttentionParams params = make_params(q.get(), k.get(), v.get(), o.get(), lse.get(), scale, causal);
-        params.dout = operand(dout);
-        params.dq = operand(dq);
-        params.dk = operand(dk);
-        params.dv = operand(dv);
-        ERGON_KERNEL(dout.device(), attention_backward, params);
+        AttentionParams backward = make_params(q.get(), k.get(), v.get(), o.get(), lse.get(), scale, causal);
+        backward.dout = operand(dout);
+        backward.dq = operand(dq);
+        backward.dk = operand(dk);
+        backward.dv = operand(dv);
+        const Tensor scratch = empty({ERGON_KERNEL(dout.device(), attention_backward_workspace, backward)},
+                                     {DType::u8, dout.device()});
+        backward.workspace = scratch.data_ptr();
+        ERGON_KERNEL(dout.device(), attention_backward, backward);
         return autograd::Gradients{dq, dk, dv};
       });
 }
