@@ -135,11 +135,10 @@ TEST(Attention, ErrorsNameShapes) {
             }),
             "[scaled_dot_product_attention] q (1, 4, 4, 8) has 4 heads: expected a multiple of the 3 "
             "key/value heads of k (1, 4, 3, 8)");
-  EXPECT_EQ(
-      test::error_of([&] {
-        ops::scaled_dot_product_attention(q, zeros({1, 4, 4, 4}), zeros({1, 4, 4, 4}));
-      }),
-      "[scaled_dot_product_attention] q (1, 4, 4, 8) and k (1, 4, 4, 4) must agree in batch and head_dim");
+  EXPECT_EQ(test::error_of([&] {
+              ops::scaled_dot_product_attention(q, zeros({1, 4, 4, 4}), zeros({1, 4, 4, 4}));
+            }),
+            "[scaled_dot_product_attention] q (1, 4, 4, 8) and k (1, 4, 4, 4) must agree in head_dim");
   EXPECT_EQ(test::error_of([&] { ops::scaled_dot_product_attention(q, q.to(DType::bf16), q); }),
             "[scaled_dot_product_attention] q is f32, another operand bf16: expected one floating dtype");
 }
