@@ -92,9 +92,10 @@ inline std::int64_t attention_backward_workspace(const AttentionParams&) { retur
 
 }  // namespace cpu
 
-// head_dim up to 256, else Error. Scores live in shared memory; nothing else is stored. Forward: k and v are
-// read once for every 32 rows of q (16 for head_dim above 64, 8 in f64); backward: q, dout and o once for
-// every so many rows of k, and k and v as in the forward.
+// head_dim up to 256, else Error. f32 and f64, and 16-bit operands that are not aligned: one thread for a few
+// elements, in fp32 or f64; scores live in shared memory. Forward: k and v are read once for every 32 rows of
+// q (16 for head_dim above 64, 8 in f64); backward: q, dout and o once for every so many rows of k, and k and
+// v as in the forward.
 namespace cuda {
 
 void attention_forward(const AttentionParams& params);

@@ -1,0 +1,154 @@
+#pragma once
+
+// What every attention kernel asks about one item of the batch and one head: where rows are, which keys a
+// query sees, what a product of q and k becomes, which probabilities dropout keeps.
+
+#include "core/cuda/types.cuh"
+#include "kernels/cuda/attention/kernel.h"
+
+namespace ergon::kernels::cuda::attention_detail {
+
+using namespace device;
+
+// Reads an element of a dtype known at run time.
+template <class Acc>
+__device__ __forceinline__ Acc read(const void* data, DType dtype, std::int64_t at) {
+  if constexpr (sizeof(Acc) == 8) {
+    return static_cast<const double*>(data)[at];
+  } else {
+    switch (dtype) {
+      case DType::bf16:
+        return convert<float>(static_cast<const bf16*>(data)[at]);
+      case DType::f16:
+        return convert<float>(static_cast<const f16*>(data)[at]);
+      default:
+        return static_cast<const float*>(data)[at];
+    }
+  }
+}
+
+struct Item {
+  int queries, keys;
+  int shift;                      // keys - queries: query i is at key i + shift
+  std::int64_t first_q, first_k;  // rows before the item's in a packed batch
+  int left, right;
+  int index;
+
+  __device__ __forceinline__ Item(const Arguments& a, int b) : left(a.left), right(a.right), index(b) {
+    const AttentionParams& p = a.params;
+    first_q = p.cu_seqlens_q != nullptr ? p.cu_seqlens_q[b] : 0;
+    first_k = p.cu_seqlens_k != nullptr ? p.cu_seqlens_k[b] : 0;
+    queries = p.cu_seqlens_q != nullptr ? static_cast<int>(p.cu_seqlens_q[b + 1] - first_q)
+                                        : static_cast<int>(p.seqlen_q);
+    keys = p.cu_seqlens_k != nullptr ? static_cast<int>(p.cu_seqlens_k[b + 1] - first_k)
+           : p.seqlens_k != nullptr  ? p.seqlens_k[b]
+                                     : static_cast<int>(p.seqlen_k);
+    shift = keys - queries;
+  }
+
+  // Query i sees keys first_key(i) to end_key(i) - 1, perhaps none. Neither ever falls as i grows.
+  __device__ __forceinline__ int first_key(int i) const { return max(i + shift - left, 0); }
+  __device__ __forceinline__ int end_key(int i) const { return min(i + shift + right + 1, keys); }
+  // Key j is seen by queries first_query(j) to end_query(j) - 1.
+  __device__ __forceinline__ int first_query(int j) const { return max(j - shift - right, 0); }
+  __device__ __forceinline__ int end_query(int j) const { return min(j - shift + left + 1, queries); }
+  __device__ __forceinline__ bool sees(int i, int j) const { return j >= first_key(i) && j < end_key(i); }
+
+  // Where row i of head h begins, in elements.
+  __device__ __forceinline__ std::int64_t query_row(const AttentionOperand& operand, int h, int i) const {
+    return index * operand.batch_stride + (first_q + i) * operand.seqlen_stride + h * operand.head_stride;
+  }
+  __device__ __forceinline__ std::int64_t key_row(const AttentionParams& p, const AttentionOperand& operand,
+                                                  int h, int j) const {
+    std::int64_t outer = index, row = first_k + j;
+    if (p.block_table != nullptr) {
+      outer = p.block_table[index * p.block_table_stride + j / p.page_size];
+      row = j % p.page_size;
+    }
+    return outer * operand.batch_stride + row * operand.seqlen_stride + h * operand.head_stride;
+  }
+  // Of softmax_lse and of what else there is one of for each query.
+  __device__ __forceinline__ std::int64_t statistic(const AttentionParams& p, int h, int i) const {
+    return p.cu_seqlens_q != nullptr ? h * p.total_q + first_q + i
+                                     : (index * p.num_heads + h) * p.seqlen_q + i;
+  }
+};
+
+// From a product of q and k to a score, for one head of one item.
+template <class Acc>
+class Scores {
+ public:
+  __device__ __forceinline__ Scores(const AttentionParams& p, const Item& item, int h)
+      : bias_(p.bias),
+        bias_at_(item.index * p.bias.batch_stride + h * p.bias.head_stride),
+        dtype_(p.dtype),
+        scale_(static_cast<Acc>(p.softmax_scale)),
+        softcap_(static_cast<Acc>(p.softcap)),
+        slope_(p.alibi_slopes != nullptr ? static_cast<Acc>(p.alibi_slopes[h]) : Acc(0)),
+        shift_(item.shift) {}
+
+  __device__ __forceinline__ Acc score(Acc product, int i, int j) const {
+    Acc score = scale_ * product;
+    if (softcap_ > 0) score = softcap_ * capped(score);
+    if (bias_.data != nullptr)
+      score += read<Acc>(bias_.data, dtype_, bias_at_ + i * bias_.q_stride + j * bias_.k_stride);
+    return score - slope_ * static_cast<Acc>(abs(i + shift_ - j));
+  }
+  // d score / d (scale * product)
+  __device__ __forceinline__ Acc slope_of_cap(Acc product) const {
+    if (softcap_ <= 0) return 1;
+    const Acc t = capped(scale_ * product);
+    return 1 - t * t;
+  }
+  __device__ __forceinline__ Acc scale() const { return scale_; }
+
+ private:
+  // tanh(score / softcap). In fp32 by the exponential, exact to 2^-23 of 1: a score is to be exact to so much
+  // of softcap.
+  __device__ __forceinline__ Acc capped(Acc score) const {
+    if constexpr (sizeof(Acc) == 8) {
+      return tanh(score / softcap_);
+    } else {
+      return 1 - 2 / (1 + exp(2 * score / softcap_));
+    }
+  }
+
+  AttentionBias bias_;
+  std::int64_t bias_at_;
+  DType dtype_;
+  Acc scale_, softcap_, slope_;
+  int shift_;
+};
+
+// Which probabilities of one head of one item dropout keeps.
+class Dropout {
+ public:
+  __device__ __forceinline__ Dropout(const Arguments& a, const Item& item, int h)
+      : stream_(a.params.dropout_stream),
+        threshold_(a.dropout_threshold),
+        blocks_of_row_((a.params.seqlen_k + 3) / 4) {
+    stream_.offset += static_cast<std::uint64_t>((item.index * a.params.num_heads + h) * a.params.seqlen_q
+                                                 * blocks_of_row_);
+  }
+  __device__ __forceinline__ bool any() const { return threshold_ > 0; }
+  // The words of keys 4 * block to 4 * block + 3.
+  __device__ __forceinline__ uint4 words(int i, int block) const {
+    const auto w =
+        philox4x32(stream_.seed, stream_.offset + static_cast<std::uint64_t>(i * blocks_of_row_ + block));
+    return {w[0], w[1], w[2], w[3]};
+  }
+  __device__ __forceinline__ bool keeps(std::uint32_t word) const {
+    return static_cast<std::int32_t>(word >> 8) >= threshold_;
+  }
+  __device__ __forceinline__ bool kept(int i, int j) const {
+    const uint4 w = words(i, j / 4);
+    return keeps(j % 4 < 2 ? (j % 4 == 0 ? w.x : w.y) : (j % 4 == 2 ? w.z : w.w));
+  }
+
+ private:
+  PhiloxState stream_;
+  std::int32_t threshold_;
+  std::int64_t blocks_of_row_;
+};
+
+}  // namespace ergon::kernels::cuda::attention_detail
