@@ -313,6 +313,7 @@ void resolve_shared(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
   check_shared_range(w, i, mask, bytes, kind, offsets);
   const Pattern pattern = pattern_of(mask, bytes, offsets);
   access.contiguous = pattern == Pattern::kContiguous;
+  access.same = pattern == Pattern::kSame;
   if (settings().check_memory) check_shared_states(w, i, mask, bytes, kind, offsets, pattern);
   if (settings().check_shared_races && !i.relaxed)
     check_shared_races(w, i, mask, bytes, kind, offsets, pattern);
@@ -340,6 +341,7 @@ void resolve_params(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
   const std::span<const u8> params = w.block->launch->params;
   if (kind == AccessKind::kRead && coincide(offsets, 0, 32) && offsets[0] + bytes <= params.size()) {
     std::fill_n(access.at, 32, const_cast<u8*>(params.data()) + offsets[0]);
+    access.same = true;
     return;
   }
   for_lanes(mask, [&](int l) {

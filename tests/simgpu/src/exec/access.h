@@ -12,6 +12,7 @@ enum class AccessKind : u8 { kRead, kWrite, kAtomic };
 struct Access {
   u8* at[32];
   bool contiguous = false;  // all 32 lanes are active and lane l's bytes follow those of lane l - 1
+  bool same = false;        // all 32 lanes access the same bytes
 };
 // Resolves generic addresses; throws Fault. Lanes in different windows are handled by calling once for each.
 void resolve_access(Warp& warp, const Insn& insn, u32 mask, u32 bytes, AccessKind kind, Access& access);
