@@ -1,102 +1,274 @@
 #include "ops/attention.h"
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 
 #include <gtest/gtest.h>
 
+#include "core/autograd.h"
+#include "tests/support/attention_reference.h"
 #include "tests/support/reference.h"
+#include "tests/support/threads.h"
 
 namespace ergon {
 namespace {
 
-using test::near_each;
+using test::AttentionProblem;
+using test::AttentionValues;
+using Lengths = std::vector<std::int64_t>;
 
-struct Sizes {
-  std::int64_t batch, seqlen_q, seqlen_k, num_heads, num_heads_kv, head_dim;
+enum class BiasShape { none, full, per_key };  // (B, H, M, N), (N)
+
+struct Case {
+  Lengths seqlens_q, seqlens_k;  // of each item; several different ones are packed
+  std::int64_t num_heads, num_heads_kv, head_dim;
+  DType dtype;
+  ops::AttentionOptions options = {};
+  BiasShape bias = BiasShape::none;
+  bool alibi = false;
 };
 
-// softmax(scale q k^T) v by loops in fp64; `magnitude` gets sum_j p_j |v_j| for the error bound.
-std::vector<double> reference(const Tensor& q, const Tensor& k, const Tensor& v, bool causal,
-                              std::vector<double>* magnitude) {
-  const std::int64_t B = q.size(0), M = q.size(1), H = q.size(2), D = q.size(3), N = k.size(1), G = k.size(2);
-  const std::vector<double> qs = q.to_vector<double>(), ks = k.to_vector<double>(),
-                            vs = v.to_vector<double>();
-  const auto at = [](std::int64_t i) { return static_cast<std::size_t>(i); };
-  std::vector<double> out(qs.size(), 0);
-  magnitude->assign(qs.size(), 0);
-  for (std::int64_t b = 0; b < B; ++b) {
-    for (std::int64_t i = 0; i < M; ++i) {
-      for (std::int64_t h = 0; h < H; ++h) {
-        const std::int64_t g = h / (H / G),
-                           keys = causal ? std::min(N, std::max<std::int64_t>(i + 1 + N - M, 0)) : N;
-        std::vector<double> p(at(keys));
-        double max = -INFINITY, sum = 0;
-        for (std::int64_t j = 0; j < keys; ++j) {
-          for (std::int64_t d = 0; d < D; ++d)
-            p[at(j)] += qs[at(((b * M + i) * H + h) * D + d)] * ks[at(((b * N + j) * G + g) * D + d)];
-          p[at(j)] /= std::sqrt(static_cast<double>(D));
-          max = std::max(max, p[at(j)]);
-        }
-        for (double& x : p) sum += x = std::exp(x - max);
-        for (std::int64_t j = 0; j < keys; ++j) {
-          for (std::int64_t d = 0; d < D; ++d) {
-            const double term = p[at(j)] / sum * vs[at(((b * N + j) * G + g) * D + d)];
-            out[at(((b * M + i) * H + h) * D + d)] += term;
-            (*magnitude)[at(((b * M + i) * H + h) * D + d)] += std::abs(term);
-          }
-        }
-      }
-    }
-  }
-  return out;
+// Every feature, head_dim, dtype and length around the edges of tiles, not every combination of them.
+const Case kCases[] = {
+    {{1}, {1}, 1, 1, 8, DType::f32},
+    {{31, 31}, {31, 31}, 2, 2, 32, DType::bf16, {.causal = true}},
+    {{63}, {63}, 4, 2, 64, DType::f16, {.causal = true, .dropout_p = 0.2}},
+    {{64}, {64}, 2, 1, 80, DType::f32, {.causal = true, .window_left = 16}},
+    {{65}, {127}, 3, 1, 128, DType::bf16, {.window_left = 20, .window_right = 5}},
+    {{127}, {65}, 2, 2, 32, DType::f32, {.causal = true, .softcap = 1.5}},  // rows without keys
+    {{128}, {128}, 1, 1, 256, DType::f32, {}, BiasShape::per_key},
+    {{129, 129}, {129, 129}, 2, 1, 64, DType::bf16, {.causal = true, .dropout_p = 0.1}, BiasShape::full},
+    {{1000}, {1000}, 2, 1, 64, DType::f32, {.causal = true}},
+    {{1, 1}, {1000, 1000}, 4, 2, 64, DType::bf16},
+    {{3}, {1000}, 4, 4, 32, DType::f16, {.causal = true}, BiasShape::none, true},
+    {{1000}, {129}, 1, 1, 8, DType::f32, {.window_left = 30}},  // rows without keys at the beginning
+    {{65},
+     {65},
+     4,
+     2,
+     256,
+     DType::bf16,
+     {.causal = true, .softcap = 2, .dropout_p = 0.1},
+     BiasShape::full,
+     true},
+    {{33},
+     {70},
+     2,
+     2,
+     40,
+     DType::f64,
+     {.causal = true, .window_left = 9, .dropout_p = 0.5},
+     BiasShape::full,
+     true},
+    {{5}, {64}, 2, 2, 64, DType::f32, {.softmax_scale = 0.5, .window_left = 3, .window_right = 3}},
+    {{0}, {4}, 1, 1, 8, DType::f32},
+    {{4}, {0}, 1, 1, 8, DType::f32},
+    {{0, 31, 64, 1},
+     {5, 31, 0, 130},
+     2,
+     2,
+     32,
+     DType::f32,
+     {.causal = true, .dropout_p = 0.3},
+     BiasShape::none,
+     true},
+    {{100, 129, 7},
+     {100, 129, 7},
+     4,
+     2,
+     64,
+     DType::bf16,
+     {.window_left = 40, .window_right = 3, .softcap = 3}},
+    {{65, 1}, {64, 200}, 2, 1, 128, DType::f16, {.causal = true}},
+};
+
+// Head sizes that only the CPU takes.
+const Case kOddHeads[] = {
+    {{40}, {40}, 2, 1, 5, DType::f32, {.causal = true}},
+    {{20}, {33}, 1, 1, 260, DType::bf16},
+};
+
+// What the kernels of the device under test have.
+bool supported(const Case& c) {
+  const ops::AttentionOptions& o = c.options;
+  return o.window_left < 0 && o.window_right < 0 && o.softcap == 0 && o.dropout_p == 0 && !c.alibi
+         && c.bias == BiasShape::none
+         && std::ranges::count(c.seqlens_q, c.seqlens_q[0]) == std::ssize(c.seqlens_q);
 }
 
-TEST(Attention, MatchesTheReferenceForAllShapesAndDtypes) {
-  const std::vector<Sizes> kSizes{{1, 1, 1, 1, 1, 8},    {2, 31, 31, 2, 2, 16}, {1, 64, 64, 4, 2, 32},
-                                  {2, 65, 65, 3, 1, 40}, {1, 3, 130, 2, 2, 8},  {1, 129, 129, 1, 1, 64},
-                                  {1, 70, 5, 2, 1, 8},   {1, 0, 4, 1, 1, 8}};
-  for (const Sizes& s : kSizes) {
-    for (const bool causal : {false, true}) {
-      for (const DType dtype : test::kFloatingDTypes) {
-        const Tensor q =
-            test::uniform({s.batch, s.seqlen_q, s.num_heads, s.head_dim}, {.dtype = dtype, .seed = 1});
-        const Tensor k =
-            test::uniform({s.batch, s.seqlen_k, s.num_heads_kv, s.head_dim}, {.dtype = dtype, .seed = 2});
-        const Tensor v =
-            test::uniform({s.batch, s.seqlen_k, s.num_heads_kv, s.head_dim}, {.dtype = dtype, .seed = 3});
-        std::vector<double> bound;
-        const std::vector<double> expected = reference(q, k, v, causal, &bound);
-        // A score has head_dim + 1 roundings of magnitude <= 4 sqrt(head_dim); its error shifts p by as much,
-        // relatively, twice (p and the sum). Exponential, sum and the product with v add a few roundings and
-        // seqlen_k more.
-        const double acc = dtype == DType::f64 ? 0x1p-53 : 0x1p-24;
-        const double score_error = acc * 4 * std::sqrt(double(s.head_dim)) * double(s.head_dim + 1);
-        const double relative = 2 * score_error + acc * (2.0 * double(s.seqlen_k) + 16);
-        for (std::size_t i = 0; i < bound.size(); ++i) {
-          bound[i] = relative * bound[i] + test::unit_roundoff(dtype) * std::abs(expected[i]) * 1.01
-                     + test::underflow_error(dtype);
-        }
-        const Tensor o = ops::scaled_dot_product_attention(q, k, v, {.causal = causal});
-        ASSERT_TRUE(near_each(o, expected, bound))
-            << "seqlens " << s.seqlen_q << " " << s.seqlen_k << " head_dim " << s.head_dim << " causal "
-            << causal << " " << name_of(dtype);
-      }
-    }
-  }
+std::int64_t longest(const Lengths& lengths) { return *std::ranges::max_element(lengths); }
+
+bool is_packed(const Case& c) {
+  const auto differ = [](const Lengths& l) { return std::ranges::count(l, l[0]) != std::ssize(l); };
+  return differ(c.seqlens_q) || differ(c.seqlens_k);
 }
 
+Tensor cu_seqlens(const Lengths& lengths) {
+  std::vector<std::int32_t> sums{0};
+  for (std::int64_t length : lengths) sums.push_back(sums.back() + static_cast<std::int32_t>(length));
+  return from_vector(sums, {std::ssize(sums)}, {DType::i32, test::device()});
+}
+
+struct Operands {
+  std::vector<Tensor> qkv;
+  Tensor dout;
+  ops::AttentionOptions options;  // without a generator
+  AttentionProblem problem;
+};
+
+constexpr std::uint64_t kDropoutSeed = 99;
+
+Operands operands(const Case& c) {
+  const std::int64_t batch = std::ssize(c.seqlens_q), M = longest(c.seqlens_q), N = longest(c.seqlens_k);
+  const auto random = [&](const Lengths& lengths, std::int64_t heads, std::uint64_t seed) {
+    const std::int64_t total = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+    return test::uniform(
+        is_packed(c) ? Shape{total, heads, c.head_dim} : Shape{batch, lengths[0], heads, c.head_dim},
+        {.dtype = c.dtype, .seed = seed});
+  };
+  Operands in{.qkv = {random(c.seqlens_q, c.num_heads, 1), random(c.seqlens_k, c.num_heads_kv, 2),
+                      random(c.seqlens_k, c.num_heads_kv, 3)},
+              .dout = random(c.seqlens_q, c.num_heads, 4),
+              .options = c.options,
+              .problem = {}};
+  if (c.alibi) in.options.alibi_slopes = test::uniform({c.num_heads}, {.low = 0.01, .high = 0.5, .seed = 5});
+  AttentionProblem& p = in.problem;
+  p = {.q = in.qkv[0].to_vector<double>(),
+       .dout = in.dout.to_vector<double>(),
+       .k = in.qkv[1].to_vector<double>(),
+       .v = in.qkv[2].to_vector<double>(),
+       .num_heads = c.num_heads,
+       .num_heads_kv = c.num_heads_kv,
+       .head_dim = c.head_dim,
+       .items = AttentionProblem::packed_items(c.seqlens_q, c.seqlens_k),
+       .seqlen_q = M,
+       .seqlen_k = N,
+       .options = in.options,
+       .bias = {},
+       .dropout_stream = {kDropoutSeed, 0}};
+  if (c.bias != BiasShape::none) {
+    const Shape full{batch, c.num_heads, M, N};
+    in.options.bias =
+        test::uniform(c.bias == BiasShape::full ? full : Shape{N}, {.dtype = c.dtype, .seed = 6});
+    p.bias = in.options.bias.expand(full).to_vector<double>();
+  }
+  return in;
+}
+
+// o, softmax_lse, dq, dk, dv
+std::vector<Tensor> run(const Case& c, const Operands& in) {
+  std::vector<Tensor> leaves;
+  for (const Tensor& t : in.qkv) leaves.push_back(t.detach().set_requires_grad(true));
+  ops::AttentionOptions options = in.options;
+  Generator generator(kDropoutSeed);
+  Tensor lse;
+  options.generator = &generator;
+  options.softmax_lse = &lse;
+  const Tensor o = is_packed(c) ? ops::scaled_dot_product_attention_varlen(
+                       leaves[0], leaves[1], leaves[2], cu_seqlens(c.seqlens_q), cu_seqlens(c.seqlens_k),
+                       longest(c.seqlens_q), longest(c.seqlens_k), options)
+                                : ops::scaled_dot_product_attention(leaves[0], leaves[1], leaves[2], options);
+  o.backward(in.dout);
+  return {o.detach(), lse, leaves[0].grad(), leaves[1].grad(), leaves[2].grad()};
+}
+
+double largest(const std::vector<double>& values) {
+  double result = 0;
+  for (double value : values) result = std::max(result, std::abs(value));
+  return result;
+}
+
+// Is the largest error at most twice that of the composed computation? Both end in a rounding to the dtype,
+// and a few in fp32 (exp, the sum, the quotient) that the composed one may escape by luck: one unit of the
+// dtype and four of fp32, relative to the largest element. `by_o`: what rounding o to the dtype does to
+// sum(dout
+// * o), which the composed computation does not need.
+testing::AssertionResult as_exact_as_composed(const Tensor& got, const std::vector<double>& expected,
+                                              const std::vector<double>& composed,
+                                              const std::vector<double>& by_o = {}) {
+  double composed_error = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    composed_error = std::max(composed_error, std::abs(composed[i] - expected[i]));
+  const double acc = got.dtype() == DType::f64 ? 0x1p-53 : 0x1p-24, unit = test::unit_roundoff(got.dtype());
+  return test::near(got, expected,
+                    {.atol = 2 * composed_error + (unit + 4 * acc) * largest(expected)
+                             + test::underflow_error(got.dtype()) + unit * largest(by_o)});
+}
+
+void expect_as_exact_as_composed(const Case& c) {
+  SCOPED_TRACE(fmt::format("seqlens_q {} seqlens_k {} heads {} of {} head_dim {} {}", Shape(c.seqlens_q),
+                           Shape(c.seqlens_k), c.num_heads, c.num_heads_kv, c.head_dim, name_of(c.dtype)));
+  const Operands in = operands(c);
+  if (!supported(c)) {
+    EXPECT_NE(test::error_of([&] { run(c, in); }).find("is not supported"), std::string::npos);
+    return;
+  }
+  const std::vector<Tensor> got = run(c, in);
+  const AttentionValues expected = test::composed_attention(in.problem, DType::f64);
+  const AttentionValues composed = test::composed_attention(in.problem, c.dtype);
+  EXPECT_TRUE(as_exact_as_composed(got[0], expected.o, composed.o)) << "o";
+  EXPECT_TRUE(as_exact_as_composed(got[2], expected.dq, composed.dq, expected.dq_by_o)) << "dq";
+  EXPECT_TRUE(as_exact_as_composed(got[3], expected.dk, composed.dk, expected.dk_by_o)) << "dk";
+  EXPECT_TRUE(as_exact_as_composed(got[4], expected.dv, composed.dv)) << "dv";
+  const Tensor lse = is_packed(c) ? got[1] : got[1].transpose(0, 1);
+  EXPECT_TRUE(as_exact_as_composed(lse, expected.lse, composed.lse)) << "softmax_lse";
+}
+
+TEST(Attention, IsAsExactAsComposed) {
+  for (const Case& c : kCases) expect_as_exact_as_composed(c);
+  if (!test::device().is_cpu()) return;
+  for (const Case& c : kOddHeads) expect_as_exact_as_composed(c);
+}
+
+// In f64, where the kernels' own arithmetic leaves no doubt.
 TEST(Attention, GradientsMatchDifferences) {
-  for (const bool causal : {false, true}) {
-    for (const auto& [q_shape, k_shape] :
-         {std::pair(Shape{2, 5, 4, 3}, Shape{2, 5, 2, 3}), std::pair(Shape{1, 3, 1, 2}, Shape{1, 6, 1, 2}),
-          std::pair(Shape{1, 66, 1, 2}, Shape{1, 66, 1, 2})}) {
-      Tensor q = test::uniform(q_shape, {.dtype = DType::f64, .seed = 1}),
-             k = test::uniform(k_shape, {.dtype = DType::f64, .seed = 2}),
-             v = test::uniform(k_shape, {.dtype = DType::f64, .seed = 3});
-      const auto attention = [&](std::span<const Tensor> in) {
-        return ops::scaled_dot_product_attention(in[0], in[1], in[2], {.causal = causal});
-      };
-      EXPECT_TRUE(test::gradients_match(attention, {q, k, v}));
+  const Case kSmall[] = {
+      {{5, 5}, {5, 5}, 4, 2, 3, DType::f64, {.causal = true}},
+      {{3}, {6}, 1, 1, 2, DType::f64},
+      {{66}, {66}, 1, 1, 2, DType::f64, {.causal = true}},
+      {{7},
+       {9},
+       2,
+       1,
+       4,
+       DType::f64,
+       {.window_left = 3, .softcap = 0.7, .dropout_p = 0.3},
+       BiasShape::full,
+       true},
+      {{3, 0, 5}, {4, 2, 1}, 2, 1, 8, DType::f64, {.causal = true}},
+  };
+  for (const Case& c : kSmall) {
+    if (!supported(c)) continue;
+    const Operands in = operands(c);
+    const auto attention = [&](std::span<const Tensor> qkv) {
+      ops::AttentionOptions options = in.options;
+      Generator generator(kDropoutSeed);
+      options.generator = &generator;
+      if (!is_packed(c)) return ops::scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], options);
+      return ops::scaled_dot_product_attention_varlen(qkv[0], qkv[1], qkv[2], cu_seqlens(c.seqlens_q),
+                                                      cu_seqlens(c.seqlens_k), longest(c.seqlens_q),
+                                                      longest(c.seqlens_k), options);
+    };
+    EXPECT_TRUE(test::gradients_match(attention, in.qkv));
+  }
+}
+
+TEST(Attention, BitsDependNeitherOnTheRunNorOnTheThreads) {
+  const Case kFewHeads[] = {
+      {{300}, {300}, 1, 1, 32, DType::f32, {.causal = true}},
+      {{100, 100}, {100, 100}, 3, 3, 16, DType::bf16, {.causal = true}},
+      {{150, 20, 200}, {150, 20, 200}, 2, 1, 16, DType::f32, {.causal = true, .dropout_p = 0.1}},
+  };
+  for (const Case& c : kFewHeads) {
+    if (!supported(c)) continue;
+    const Operands in = operands(c);
+    const std::vector<Tensor> first = run(c, in);
+    for (const int threads : {1, 2, 3, 5}) {
+      const std::vector<Tensor> again = test::with_threads(threads, [&] { return run(c, in); });
+      for (std::size_t i = 0; i < first.size(); ++i)
+        EXPECT_TRUE(equal_bits(first[i], again[i])) << threads << " threads, result " << i;
     }
   }
 }
@@ -113,34 +285,32 @@ TEST(Attention, PackedProjectionIsReadWithoutCopies) {
   EXPECT_TRUE(equal_bits(strided, dense));
 }
 
-TEST(Attention, BackwardIsDeterministic) {
-  std::vector<Tensor> first;
-  for (int run = 0; run < 3; ++run) {
-    std::vector<Tensor> in;
-    for (std::uint64_t seed : {1, 2, 3})
-      in.push_back(test::uniform({2, 100, 4, 16}, {.seed = seed}).set_requires_grad(true));
-    ops::scaled_dot_product_attention(in[0], in[1], in[2], {.causal = true})
-        .backward(test::uniform({2, 100, 4, 16}, {.seed = 4}));
-    for (std::size_t i = 0; i < 3; ++i) {
-      if (run == 0) first.push_back(in[i].grad());
-      EXPECT_TRUE(equal_bits(first[i], in[i].grad())) << "input " << i;
-    }
-  }
-}
+// A bias of -infinity masks: as if the keys were not there, for all of them too.
+TEST(Attention, ABiasCanMask) {
+  const Case c{{20}, {50}, 2, 2, 16, DType::f32, {}, BiasShape::full};
+  if (!supported(c)) return;
+  Operands in = operands(c);
+  std::vector<double> bias(2 * 20 * 50, 0);
+  for (std::size_t row = 0; row < 40; ++row)
+    for (std::size_t j = row % 20 == 7 ? 0 : 30; j < 50; ++j)
+      bias[row * 50 + j] = -std::numeric_limits<double>::infinity();
+  in.options.bias = from_vector(bias, {1, 2, 20, 50}, {DType::f32, test::device()});
+  const std::vector<Tensor> got = run(c, in);
 
-TEST(Attention, ErrorsNameShapes) {
-  const Tensor q = zeros({1, 4, 4, 8});
-  EXPECT_EQ(test::error_of([&] {
-              ops::scaled_dot_product_attention(q, zeros({1, 4, 3, 8}), zeros({1, 4, 3, 8}));
-            }),
-            "[scaled_dot_product_attention] q (1, 4, 4, 8) has 4 heads: expected a multiple of the 3 "
-            "key/value heads of k (1, 4, 3, 8)");
-  EXPECT_EQ(test::error_of([&] {
-              ops::scaled_dot_product_attention(q, zeros({1, 4, 4, 4}), zeros({1, 4, 4, 4}));
-            }),
-            "[scaled_dot_product_attention] q (1, 4, 4, 8) and k (1, 4, 4, 4) must agree in head_dim");
-  EXPECT_EQ(test::error_of([&] { ops::scaled_dot_product_attention(q, q.to(DType::bf16), q); }),
-            "[scaled_dot_product_attention] q is f32, another operand bf16: expected one floating dtype");
+  Operands fewer = operands(c);
+  fewer.options.bias = {};
+  for (const std::size_t i : {1u, 2u}) fewer.qkv[i] = fewer.qkv[i].slice(1, 0, 30);
+  const std::vector<Tensor> expected = run(c, fewer);
+  // Another grouping of the same sums: 30 roundings of fp32 in each, of terms up to 2.
+  const auto rows_but_the_seventh = [](const Tensor& t) {
+    return cat({t.slice(1, 0, 7), t.slice(1, 8, 20)}, 1);
+  };
+  EXPECT_TRUE(
+      test::near(rows_but_the_seventh(got[0]), rows_but_the_seventh(expected[0]), {.atol = 60 * 0x1p-24}));
+  EXPECT_TRUE(test::near(got[0].slice(1, 7, 8), std::vector<double>(32, 0.0)));
+  EXPECT_TRUE(test::near(got[2].slice(1, 7, 8), std::vector<double>(32, 0.0)));
+  EXPECT_TRUE(test::near(got[3].slice(1, 30, 50), std::vector<double>(20 * 32, 0.0)));
+  EXPECT_TRUE(test::near(got[1].select(1, 0).slice(1, 7, 8), std::vector<double>(1, -INFINITY)));
 }
 
 }  // namespace
