@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "core/autocast.h"
 #include "core/copy.h"
 #include "core/op_scope.h"
 #include "core/tensor_impl.h"
@@ -108,6 +109,7 @@ class Engine {
 
   void run(std::span<const Tensor> outputs, std::span<const Tensor> grad_outputs) {
     NoGradGuard no_grad;
+    const autocast::StateGuard no_autocast(autocast::State{});  // dtypes are the forward's
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const auto [node, index] = gradient_target(outputs[i]);
       ERGON_CHECK(node != nullptr, "[backward] output {} of shape {} does not require a gradient", i,
@@ -390,8 +392,8 @@ Tensor checkpoint(std::function<Tensor(std::span<const Tensor>)> function, std::
   if (output.impl().use_count() > 1) output = output.detach();  // the function may have returned an input
   std::vector<SavedTensor> saved;
   for (const Tensor& input : inputs) saved.push_back(save(input));
-  auto backward = [function = std::move(function), saved = std::move(saved), generator](
-                      const Tensor& grad_output, const NeedsGrad& needs) {
+  auto backward = [function = std::move(function), saved = std::move(saved), generator,
+                   precision = autocast::state()](const Tensor& grad_output, const NeedsGrad& needs) {
     std::vector<Tensor> detached;
     for (std::size_t i = 0; i < saved.size(); ++i) {
       detached.push_back(saved[i].get());
@@ -403,6 +405,7 @@ Tensor checkpoint(std::function<Tensor(std::span<const Tensor>)> function, std::
     Tensor recomputed;
     {
       GradModeGuard with_grad(true);
+      const autocast::StateGuard with_autocast(precision);
       const Generator current = std::exchange(default_generator(), generator);
       recomputed = function(detached);
       default_generator() = current;

@@ -192,8 +192,8 @@ std::vector<Tensor> grad(std::span<const Tensor> outputs, std::span<const Tensor
                          std::span<const Tensor> grad_outputs = {}, bool retain_graph = false);
 
 // Activation checkpointing (Chen et al. 2016, arXiv 1604.06174): function(inputs) without keeping what its
-// backward needs; the function is run again, with the same random numbers, when the gradient arrives.
-// Gradients also reach the parameters that the function uses.
+// backward needs; the function is run again, with the same random numbers and in the same Autocast state,
+// when the gradient arrives. Gradients also reach the parameters that the function uses.
 Tensor checkpoint(std::function<Tensor(std::span<const Tensor>)> function, std::vector<Tensor> inputs);
 
 }  // namespace autograd

@@ -14,7 +14,7 @@ namespace ergon::kernels {
 // dout, pre, dpre  (rows, cols) contiguous, one dtype: f32 | bf16 | f16 | f64. pre is not read for
 // Activation::none.
 //                  dpre may be pre itself, but not dout; null: not written
-// dbias            (cols), that dtype, = (not +=); null: not computed
+// dbias            (cols), of dbias_dtype, = (not +=); null: not computed
 // workspace        bias_gradient_workspace(rows, cols) elements, f32 (f64 for f64): on CUDA, for dbias
 // Sums in fp32 (f64 for f64), in blocks of 32 rows or, on CUDA, rows / 128: relative error below
 // (32 + rows / 32) * 2^-24 of the sum of magnitudes. Deterministic. Bytes: dout, pre and dpre once each.
@@ -28,6 +28,7 @@ struct BiasActivationBackward {
   const void* pre = nullptr;
   void* dpre = nullptr;
   void* dbias = nullptr;
+  DType dbias_dtype = DType::f32;
   void* workspace = nullptr;
 };
 

@@ -2,6 +2,7 @@
 
 // Everything: #include <ergon/ergon.h>
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "core/gradcheck.h"
 #include "core/log.h"

@@ -19,8 +19,9 @@ struct LinearOptions {
 //   x       (..., in)
 //   weight  (out, in), or (in, out) with WeightLayout::in_out
 //   bias    (out), or undefined
-// Returns (..., out). One floating dtype. With an activation the pre-activation is kept for the backward.
-// Throws Error naming the shapes if they do not fit together.
+// Returns (..., out). One floating dtype, to which Autocast converts x and weight; the bias of half precision
+// may be f32. Gradients have their operand's dtype, rounded once from fp32 sums. With an activation the
+// pre-activation is kept for the backward. Throws Error naming the shapes if they do not fit together.
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {},
               const LinearOptions& options = {});
 

@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "core/op_scope.h"
 #include "core/strided_loop.h"
@@ -73,29 +74,38 @@ Shape batch_of(const Tensor& t) {
 }
 
 // a b with leading dimensions broadcast, below autograd.
-Tensor product(const Tensor& a, const Tensor& b) {
+Tensor product(const Tensor& a, const Tensor& b, DType dtype) {
   const Shape batch = broadcast_shapes(batch_of(a), batch_of(b), "matmul");
-  const Tensor out = empty(with_batch(batch, a.size(-2), b.size(-1)), a.options());
+  const Tensor out = empty(with_batch(batch, a.size(-2), b.size(-1)), {dtype, a.device()});
   batched_product(a.expand(with_batch(batch, a.size(-2), a.size(-1))),
                   b.expand(with_batch(batch, b.size(-2), b.size(-1))), out);
   return out;
 }
 
-Tensor matrix_product(const Tensor& a, const Tensor& b) {
-  Tensor out;
+Tensor matrix_product(const Tensor& a_in, const Tensor& b_in) {
+  Tensor a, b, out;
   {
     NoGradGuard no_grad;
-    out = product(a, b);
+    std::tie(a, b) = std::tuple_cat(autocast::cast("matmul", a_in, b_in));
+    const DType dtype = promote(a.dtype(), b.dtype());
+    a = a.to(dtype);
+    b = b.to(dtype);
+    out = product(a, b, dtype);
   }
   using autograd::save;
   return autograd::record(
-      "matmul", out, {a, b},
-      [a = save(a), b = save(b)](const Tensor& grad_output, const autograd::NeedsGrad& needs) {
+      "matmul", out, {a_in, b_in},
+      [a = save(a), b = save(b), a_dtype = a_in.dtype(), b_dtype = b_in.dtype()](
+          const Tensor& grad_output, const autograd::NeedsGrad& needs) {
         const Tensor left = a.get(), right = b.get();
         autograd::Gradients grads(2);
         // dA = dC B^T, dB = A^T dC, summed over broadcast dimensions
-        if (needs[0]) grads[0] = sum_to_shape(product(grad_output, right.transpose(-2, -1)), left.shape());
-        if (needs[1]) grads[1] = sum_to_shape(product(left.transpose(-2, -1), grad_output), right.shape());
+        if (needs[0]) {
+          grads[0] = sum_to_shape(product(grad_output, right.transpose(-2, -1), a_dtype), left.shape());
+        }
+        if (needs[1]) {
+          grads[1] = sum_to_shape(product(left.transpose(-2, -1), grad_output, b_dtype), right.shape());
+        }
         return grads;
       });
 }
@@ -105,18 +115,16 @@ Tensor matrix_product(const Tensor& a, const Tensor& b) {
 void set_allow_tf32(bool allow) { tf32_allowed = allow; }
 bool allow_tf32() { return tf32_allowed; }
 
-Tensor matmul(const Tensor& a_in, const Tensor& b_in) {
-  OpScope scope("matmul", a_in, b_in);
-  ERGON_CHECK(a_in.dim() >= 1 && b_in.dim() >= 1,
-              "[matmul] a {} and b {}: expected at least one dimension each", a_in.shape(), b_in.shape());
-  const int inner_b = b_in.dim() == 1 ? 0 : b_in.dim() - 2;
-  ERGON_CHECK(a_in.size(-1) == b_in.shape()[inner_b],
-              "[matmul] a {} and b {}: a.shape[-1] = {} must equal b.shape[{}] = {}", a_in.shape(),
-              b_in.shape(), a_in.size(-1), inner_b - b_in.dim(), b_in.shape()[inner_b]);
-  const DType dtype = promote(a_in.dtype(), b_in.dtype());
-  ERGON_CHECK(is_floating_point(dtype), "[matmul] a is {}, b {}: expected floating point",
-              name_of(a_in.dtype()), name_of(b_in.dtype()));
-  const Tensor a = a_in.to(dtype), b = b_in.to(dtype);
+Tensor matmul(const Tensor& a, const Tensor& b) {
+  OpScope scope("matmul", a, b);
+  ERGON_CHECK(a.dim() >= 1 && b.dim() >= 1, "[matmul] a {} and b {}: expected at least one dimension each",
+              a.shape(), b.shape());
+  const int inner_b = b.dim() == 1 ? 0 : b.dim() - 2;
+  ERGON_CHECK(a.size(-1) == b.shape()[inner_b],
+              "[matmul] a {} and b {}: a.shape[-1] = {} must equal b.shape[{}] = {}", a.shape(), b.shape(),
+              a.size(-1), inner_b - b.dim(), b.shape()[inner_b]);
+  ERGON_CHECK(is_floating_point(promote(a.dtype(), b.dtype())),
+              "[matmul] a is {}, b {}: expected floating point", name_of(a.dtype()), name_of(b.dtype()));
   if (a.dim() == 1) return matmul(a.unsqueeze(0), b).squeeze(b.dim() == 1 ? 0 : -2);
   if (b.dim() == 1) return matmul(a, b.unsqueeze(1)).squeeze(-1);
   if (b.dim() == 2 && a.dim() > 2) {  // one tall matrix instead of many

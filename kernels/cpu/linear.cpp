@@ -93,7 +93,7 @@ void backward(const BiasActivationBackward& p) {
                  }
                });
   if (sums == nullptr) return;
-  parallel_for(0, p.cols, 16384 / (row_blocks + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
+  const auto add_up = [&](auto* dbias, std::int64_t begin, std::int64_t end) {
     std::array<Acc, kRun> total;
     for (std::int64_t c = begin; c < end; c += kRun) {
       const std::int64_t n = std::min(kRun, end - c);
@@ -101,8 +101,12 @@ void backward(const BiasActivationBackward& p) {
       for (std::int64_t r = 0; r < row_blocks; ++r) {
         for (std::int64_t i = 0; i < n; ++i) total[static_cast<std::size_t>(i)] += sums[r * p.cols + c + i];
       }
-      convert_run(total.data(), static_cast<T*>(p.dbias) + c, n);
+      convert_run(total.data(), dbias + c, n);
     }
+  };
+  parallel_for(0, p.cols, 16384 / (row_blocks + 1) + 1, [&](std::int64_t begin, std::int64_t end) {
+    if (p.dbias_dtype == p.dtype) return add_up(static_cast<T*>(p.dbias), begin, end);
+    add_up(static_cast<Acc*>(p.dbias), begin, end);
   });
 }
 

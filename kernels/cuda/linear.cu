@@ -86,7 +86,7 @@ void bias_activation_backward(const BiasActivationBackward& p) {
       }
     });
   }
-  if (p.dbias != nullptr) sum_partials(p.workspace, chunks, p.cols, p.cols, matrix(p.dbias));
+  if (p.dbias != nullptr) sum_partials(p.workspace, chunks, p.cols, p.cols, {p.dbias, p.dbias_dtype, p.cols});
 }
 
 }  // namespace ergon::kernels::cuda

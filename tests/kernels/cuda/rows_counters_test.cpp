@@ -270,6 +270,7 @@ TEST(RowsCounters, BiasAndActivationGradientsAreOnePass) {
                                       .pre = pre.data_ptr(),
                                       .dpre = dpre.data_ptr(),
                                       .dbias = dbias.data_ptr(),
+                                      .dbias_dtype = dtype,
                                       .workspace = workspace.data_ptr()});
     });
     ASSERT_EQ(launches.size(), 2u);
