@@ -24,6 +24,7 @@ packages=(
   g++ cmake ninja-build
   libeigen3-dev libcli11-dev libspdlog-dev nlohmann-json3-dev libxxhash-dev zlib1g-dev
   libgtest-dev
+  ccache                                  # scripts/test.sh: presets share compiled files
   clang libclang-rt-dev clang-format   # fuzzing and the format check
   bible-kjv-text bible-kjv                # the quick start's text
   dataset-fashion-mnist                   # the vision example's images

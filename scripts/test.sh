@@ -7,6 +7,9 @@ cd "$(dirname "$0")/.."
 ./scripts/setup.sh
 ./scripts/check_format.sh
 
+# The presets cpu, simgpu and cuda have most C++ files in common: each is compiled once.
+export CMAKE_CXX_COMPILER_LAUNCHER=ccache
+
 cmake --preset cpu
 cmake --build --preset cpu
 cmake --preset asan
