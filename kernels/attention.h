@@ -92,10 +92,17 @@ inline std::int64_t attention_backward_workspace(const AttentionParams&) { retur
 
 }  // namespace cpu
 
-// head_dim up to 256, else Error. f32 and f64, and 16-bit operands that are not aligned: one thread for a few
-// elements, in fp32 or f64; scores live in shared memory. Forward: k and v are read once for every 32 rows of
-// q (16 for head_dim above 64, 8 in f64); backward: q, dout and o once for every so many rows of k, and k and
-// v as in the forward.
+// head_dim up to 256, else Error. bf16 and f16 whose data is aligned to 16 bytes, with head_dim and strides
+// multiples of 8, run on tensor cores (docs/attention.md); probabilities and gradients of scores are rounded
+// to the dtype there, as products need them. Everything else has one thread for a few elements, in fp32 or
+// f64, and reads k and v once for every 32 rows of q (16 for head_dim above 64, 8 in f64): tf32 products
+// would be less exact than fp32's.
+//
+// Forward on tensor cores, bytes from memory or L2, each row of q and of o once: k and v once for every tile
+// of 128 rows of q (64 for head_dim above 128) and query head, as far as any row of the tile sees them. The
+// keys of at most 64 rows of a key/value head, as in decoding, are split among blocks, whose parts a second
+// kernel adds up in their order; the query heads of a group then share one tile, so that k and v are read
+// once. The number of splits depends on the device's multiprocessors, and with it the last bits.
 namespace cuda {
 
 void attention_forward(const AttentionParams& params);

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "kernels/cuda/attention/kernel.h"
+#include "kernels/cuda/common/launch.h"
 
 namespace ergon::kernels::cuda {
 namespace {
@@ -25,6 +26,20 @@ void check(const AttentionParams& p) {
               p.seqlen_k);
 }
 
+// Can the tensor-core kernels read and write its rows?
+bool in_chunks(const AttentionOperand& operand) {
+  constexpr std::int64_t kMaxStride = std::int64_t{1}
+                                      << 27;  // steps within a tile are 32-bit numbers of bytes
+  return reinterpret_cast<std::uintptr_t>(operand.data) % 16 == 0 && operand.batch_stride % 8 == 0
+         && operand.seqlen_stride % 8 == 0 && operand.head_stride % 8 == 0 && operand.seqlen_stride >= 0
+         && operand.seqlen_stride < kMaxStride;
+}
+
+bool by_tensor_cores(const AttentionParams& p) {
+  return size_of(p.dtype) == 2 && p.head_dim % 8 == 0 && in_chunks(p.q) && in_chunks(p.k) && in_chunks(p.v)
+         && in_chunks(p.o) && in_chunks(p.dout) && in_chunks(p.dq) && in_chunks(p.dk) && in_chunks(p.dv);
+}
+
 Arguments arguments_of(const AttentionParams& p) {
   Arguments a = {};
   a.params = p;
@@ -41,17 +56,49 @@ Arguments arguments_of(const AttentionParams& p) {
       operand->batch_stride = 0;
     }
   }
+  a.featured = p.softcap > 0 || p.bias.data != nullptr || p.alibi_slopes != nullptr || p.dropout_p > 0
+               || p.block_table != nullptr || !(p.softmax_scale > 0);
+  a.statistics = p.num_heads * (p.cu_seqlens_q != nullptr ? p.total_q : p.batch * p.seqlen_q);
+  a.heads_per_tile = 1;
+  a.splits = 1;
+  return a;
+}
+
+// The forward, with the keys of few queries split among blocks.
+Arguments forward_arguments(const AttentionParams& p) {
+  Arguments a = arguments_of(p);
+  constexpr std::int64_t kFew = 64;     // of rows: a tile has 64 or 128
+  constexpr std::int64_t kLeast = 256;  // keys of a split: enough to fill the pipeline
+  constexpr std::int64_t kMostSplits = 64;
+  const std::int64_t group = p.num_heads / std::max<std::int64_t>(p.num_heads_kv, 1);
+  if (!by_tensor_cores(p) || p.seqlen_q == 0 || p.seqlen_q * group > kFew) return a;
+  const std::int64_t blocks = std::max<std::int64_t>(p.batch * p.num_heads_kv, 1);
+  const std::int64_t resident = device_limits().multiprocessors * (p.head_dim <= 128 ? 2 : 1);
+  a.splits = static_cast<int>(std::clamp<std::int64_t>(
+      resident / blocks, 1, std::clamp<std::int64_t>(p.seqlen_k / kLeast, 1, kMostSplits)));
+  a.heads_per_tile = static_cast<int>(group);
+  a.featured = a.featured || a.splits > 1 || group > 1;
+  a.partial_o = static_cast<float*>(p.workspace);
+  a.partial_lse = a.partial_o + a.splits * a.statistics * p.head_dim;
   return a;
 }
 
 }  // namespace
 
-std::int64_t attention_forward_workspace(const AttentionParams&) { return 0; }
+std::int64_t attention_forward_workspace(const AttentionParams& p) {
+  const Arguments a = forward_arguments(p);
+  return a.splits > 1 ? a.splits * a.statistics * (p.head_dim + 1) * std::int64_t{sizeof(float)} : 0;
+}
+
 std::int64_t attention_backward_workspace(const AttentionParams&) { return 0; }
 
 void attention_forward(const AttentionParams& p) {
   check(p);
-  launch_simt_forward(arguments_of(p));
+  const Arguments a = forward_arguments(p);
+  if (a.statistics == 0) return;
+  if (!by_tensor_cores(p)) return launch_simt_forward(a);
+  p.dtype == DType::bf16 ? launch_bf16_forward(a) : launch_f16_forward(a);
+  if (a.splits > 1) launch_combine(a);
 }
 
 void attention_backward(const AttentionParams& p) {

@@ -78,10 +78,10 @@ struct Item {
 template <class Acc>
 class Scores {
  public:
-  __device__ __forceinline__ Scores(const AttentionParams& p, const Item& item, int h)
+  __device__ __forceinline__ Scores(const AttentionParams& p, DType dtype, const Item& item, int h)
       : bias_(p.bias),
         bias_at_(item.index * p.bias.batch_stride + h * p.bias.head_stride),
-        dtype_(p.dtype),
+        dtype_(dtype),
         scale_(static_cast<Acc>(p.softmax_scale)),
         softcap_(static_cast<Acc>(p.softcap)),
         slope_(p.alibi_slopes != nullptr ? static_cast<Acc>(p.alibi_slopes[h]) : Acc(0)),
@@ -120,35 +120,31 @@ class Scores {
   int shift_;
 };
 
-// Which probabilities of one head of one item dropout keeps.
-class Dropout {
+// Which probabilities of one query of one head dropout keeps.
+class DropoutRow {
  public:
-  __device__ __forceinline__ Dropout(const Arguments& a, const Item& item, int h)
-      : stream_(a.params.dropout_stream),
-        threshold_(a.dropout_threshold),
-        blocks_of_row_((a.params.seqlen_k + 3) / 4) {
-    stream_.offset += static_cast<std::uint64_t>((item.index * a.params.num_heads + h) * a.params.seqlen_q
-                                                 * blocks_of_row_);
+  __device__ __forceinline__ DropoutRow(const Arguments& a, const Item& item, int h, int i) : a_(a) {
+    const AttentionParams& p = a.params;
+    const std::int64_t row = (item.index * p.num_heads + h) * p.seqlen_q + i;
+    first_block_ = p.dropout_stream.offset + static_cast<std::uint64_t>(row * ((p.seqlen_k + 3) / 4));
   }
-  __device__ __forceinline__ bool any() const { return threshold_ > 0; }
   // The words of keys 4 * block to 4 * block + 3.
-  __device__ __forceinline__ uint4 words(int i, int block) const {
+  __device__ __forceinline__ uint4 words(int block) const {
     const auto w =
-        philox4x32(stream_.seed, stream_.offset + static_cast<std::uint64_t>(i * blocks_of_row_ + block));
+        philox4x32(a_.params.dropout_stream.seed, first_block_ + static_cast<std::uint64_t>(block));
     return {w[0], w[1], w[2], w[3]};
   }
   __device__ __forceinline__ bool keeps(std::uint32_t word) const {
-    return static_cast<std::int32_t>(word >> 8) >= threshold_;
+    return static_cast<std::int32_t>(word >> 8) >= a_.dropout_threshold;
   }
-  __device__ __forceinline__ bool kept(int i, int j) const {
-    const uint4 w = words(i, j / 4);
+  __device__ __forceinline__ bool kept(int j) const {
+    const uint4 w = words(j / 4);
     return keeps(j % 4 < 2 ? (j % 4 == 0 ? w.x : w.y) : (j % 4 == 2 ? w.z : w.w));
   }
 
  private:
-  PhiloxState stream_;
-  std::int32_t threshold_;
-  std::int64_t blocks_of_row_;
+  const Arguments& a_;
+  std::uint64_t first_block_;
 };
 
 }  // namespace ergon::kernels::cuda::attention_detail

@@ -104,8 +104,8 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
   const Item item(a, blockIdx.z);
   const int first_row = blockIdx.x * kRows, row = first_row + r;
   if (first_row >= item.queries) return;
-  const Scores<Acc> scores(p, item, h);
-  const Dropout dropout(a, item, h);
+  const Scores<Acc> scores(p, p.dtype, item, h);
+  const DropoutRow dropout(a, item, h, row);
 
   load_queries<kRows>(sq, p, item, p.q, h, first_row);
   const int begin = item.first_key(first_row) / kRows * kRows;
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
     for (int c = 0; c < kRows / kLanes; ++c) {
       const int j = lane + kLanes * c;
       const Acc probability = exp(score[c] - shift);
-      sp[r * (kRows + 1) + j] = !dropout.any() || dropout.kept(row, key0 + j) ? probability : Acc(0);
+      sp[r * (kRows + 1) + j] = a.dropout_threshold == 0 || dropout.kept(key0 + j) ? probability : Acc(0);
       tile_sum += probability;
     }
     sum = sum * correction + sum_over_lanes(tile_sum);
@@ -190,7 +190,7 @@ struct Query {
 // of the products of q and k.
 template <int kRows, class Acc>
 __device__ void score_gradients(const Arguments& a, const Item& item, const Scores<Acc>& scores,
-                                const Dropout& dropout, const Query<Acc>& query, const Acc* sq,
+                                const DropoutRow& dropout, const Query<Acc>& query, const Acc* sq,
                                 const Acc* sdout, const Acc* sk, const Acc* sv, Acc* sp, Acc* sds, int key0) {
   const int head_dim = static_cast<int>(a.params.head_dim), stride = row_stride(head_dim);
   const int r = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
@@ -201,9 +201,9 @@ __device__ void score_gradients(const Arguments& a, const Item& item, const Scor
     if (query.row < item.queries && item.sees(query.row, key)) {
       const Acc product = dot(sq + r * stride, sk + j * stride, head_dim);
       const Acc probability = exp(scores.score(product, query.row, key) - query.lse);
-      const Acc factor = !dropout.any()                 ? Acc(1)
-                         : dropout.kept(query.row, key) ? static_cast<Acc>(a.kept_scale)
-                                                        : Acc(0);
+      const Acc factor = a.dropout_threshold == 0 ? Acc(1)
+                         : dropout.kept(key)      ? static_cast<Acc>(a.kept_scale)
+                                                  : Acc(0);
       kept_probability = probability * factor;
       gradient = probability * (dot(sdout + r * stride, sv + j * stride, head_dim) * factor - query.delta)
                  * scores.slope_of_cap(product) * scores.scale();
@@ -232,8 +232,8 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
   const Item item(a, blockIdx.z);
   const int first_row = blockIdx.x * kRows, row = first_row + r;
   if (first_row >= item.queries) return;
-  const Scores<Acc> scores(p, item, h);
-  const Dropout dropout(a, item, h);
+  const Scores<Acc> scores(p, p.dtype, item, h);
+  const DropoutRow dropout(a, item, h, row);
 
   load_queries<kRows>(sq, p, item, p.q, h, first_row);
   load_queries<kRows>(sdout, p, item, p.dout, h, first_row);
@@ -292,15 +292,14 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
   const int end = item.end_query(min(key0 + kRows, item.keys) - 1);
   Acc dk[kMaxDim / kLanes] = {}, dv[kMaxDim / kLanes] = {};
   for (int h = hk * group; h < (hk + 1) * group; ++h) {
-    const Scores<Acc> scores(p, item, h);
-    const Dropout dropout(a, item, h);
+    const Scores<Acc> scores(p, p.dtype, item, h);
     for (int row0 = begin; row0 < end; row0 += kRows) {
       __syncthreads();
       load_queries<kRows>(sq, p, item, p.q, h, row0);
       load_queries<kRows>(sdout, p, item, p.dout, h, row0);
       __syncthreads();
-      score_gradients<kRows>(a, item, scores, dropout, Query<Acc>(p, item, h, row0 + r), sq, sdout, sk, sv,
-                             sp, sds, key0);
+      score_gradients<kRows>(a, item, scores, DropoutRow(a, item, h, row0 + r),
+                             Query<Acc>(p, item, h, row0 + r), sq, sdout, sk, sv, sp, sds, key0);
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < kMaxDim / kLanes; ++i) {
