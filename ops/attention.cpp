@@ -110,21 +110,8 @@ class Backward {
   std::vector<autograd::SavedTensor> others_;
 };
 
-// Names what the CPU's kernels do not have yet.
-void check_supported(const char* op, const AttentionParams& p) {
-  const std::pair<bool, const char*> missing[] = {{p.window_left >= 0 || p.window_right >= 0, "a window"},
-                                                  {p.softcap > 0, "softcap"},
-                                                  {p.bias.data != nullptr, "a bias"},
-                                                  {p.alibi_slopes != nullptr, "ALiBi"},
-                                                  {p.dropout_p > 0, "dropout"},
-                                                  {p.cu_seqlens_q != nullptr, "a packed batch"},
-                                                  {p.seqlens_k != nullptr, "a cache"}};
-  for (const auto& [used, name] : missing) ERGON_CHECK(!used, "[{}] {} is not supported yet", op, name);
-}
-
 Tensor attend(const char* op, AttentionParams params, const Inputs& in, const Tensor& q, const Tensor& k,
               const Tensor& v, Tensor* softmax_lse) {
-  if (in.q.device().is_cpu()) check_supported(op, params);
   const Tensor o = empty(in.q.shape(), in.q.options());
   const Tensor operands[] = {q, k, v};
   const bool recording = autograd::should_record(operands);

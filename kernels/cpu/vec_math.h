@@ -10,6 +10,7 @@
 //   function      error    range and special values
 //   exp            1.1     all x; subnormal results too; exp(-inf) = 0, overflow to inf above 88.7228
 //   exp_normal     1.1     x < 88; exp(-87) = 1.6e-38 below -87
+//   exp_or_zero    1.1     x < 88; 0 below -87
 //   expm1          1.7     all x; -1 below -17.4, inf above 88.7228
 //   log            0.9     all x > 0 with subnormals; log(0) = -inf, log(x < 0) = NaN, log(inf) = inf
 //   tanh           2.7     all x; exactly +-1 beyond 9.02
@@ -87,6 +88,12 @@ inline float vexp(float x) {
 // exp(x) for x < 88 where results below the normal numbers may be as large as 1.6e-38: vexp in fewer steps.
 inline float vexp_normal(float x) {
   return vec_math_detail::exp_unchecked(x < -87.0f ? -87.0f : x);  // a comparison that lets NaN pass
+}
+
+// exp(x) for x < 88, zero where that is below 1.6e-38: masked scores of -infinity give exact zeros.
+inline float vexp_or_zero(float x) {
+  const float y = vec_math_detail::exp_unchecked(x < -87.0f ? -87.0f : x);
+  return x < -87.0f ? 0.0f : y;
 }
 
 inline float vexpm1(float x) {
@@ -172,6 +179,7 @@ inline float verf(float x) {
 
 inline double vexp(double x) { return std::exp(x); }
 inline double vexp_normal(double x) { return std::exp(x); }
+inline double vexp_or_zero(double x) { return std::exp(x); }
 inline double vexpm1(double x) { return std::expm1(x); }
 inline double vlog(double x) { return std::log(x); }
 inline double vtanh(double x) { return std::tanh(x); }

@@ -13,9 +13,6 @@ Tensor indices(const std::vector<std::int32_t>& values, const Shape& shape) {
   return from_vector(values, shape, {DType::i32, test::device()});
 }
 
-// What the kernels of the device under test have.
-bool has_cache() { return !test::device().is_cpu(); }
-
 // A cache of capacity 96 with 37, 96 and 5 keys; the rest is poison.
 struct Cached {
   ops::AttentionCache cache;
@@ -36,7 +33,6 @@ struct Cached {
 };
 
 TEST(AttentionCache, IsAttentionToTheKeysItHolds) {
-  if (!has_cache()) return;
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const Cached c(dtype);
     for (const std::int64_t seqlen_q : {1, 5}) {
@@ -62,7 +58,6 @@ TEST(AttentionCache, IsAttentionToTheKeysItHolds) {
 }
 
 TEST(AttentionCache, PagesGiveTheSameBits) {
-  if (!has_cache()) return;
   const Cached c(DType::f32);
   for (const std::int64_t page_size : {8, 24}) {
     const std::int64_t pages_each = 96 / page_size, pages = 3 * pages_each;

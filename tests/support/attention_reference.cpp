@@ -172,15 +172,15 @@ class Composed {
       result_.lse[at(h * rows + q_rows[at(i)])] =
           static_cast<double>(sum > 0 ? max + std::log(sum) : Acc(-INFINITY));
     }
-    const Matrix<Acc> o = rounded(dropped * v);
+    const Matrix<Acc> o = rounded(dropped * v), terms = dropped * absolute(v);
 
     Matrix<Acc> ds = rounded(dout * v.transposed());
-    Matrix<Acc> by_o(M, N);  // |p| * sum(|dout * o|)
+    Matrix<Acc> by_o(M, N);  // p * sum(|dout| * p |v|)
     for (std::int64_t i = 0; i < M; ++i) {
       Acc delta = 0, magnitude = 0;
       for (std::int64_t j = 0; j < N; ++j)
         delta += probability[i][j] * (ds[i][j] = rounded(ds[i][j] * kept[i][j]));
-      for (std::int64_t d = 0; d < D; ++d) magnitude += std::abs(dout[i][d] * o[i][d]);
+      for (std::int64_t d = 0; d < D; ++d) magnitude += std::abs(dout[i][d]) * terms[i][d];
       for (std::int64_t j = 0; j < N; ++j) {
         ds[i][j] = rounded(rounded(probability[i][j] * (ds[i][j] - delta)) * cap_slope[i][j] * scale_);
         by_o[i][j] = probability[i][j] * magnitude * scale_;

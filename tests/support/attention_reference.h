@@ -34,7 +34,8 @@ struct AttentionProblem {
 struct AttentionValues {
   std::vector<double> o, dq, dk, dv;  // in the operands' layouts
   std::vector<double> lse;            // (num_heads, rows of q)
-  // How much dq and dk may change for every relative change of o by 1: the backward reads sum(dout * o).
+  // How much dq and dk may change for each unit of rounding in o, and in the sum(dout * o) that the backward
+  // takes from it: that unit relative to sum(|dout| * p |v|).
   std::vector<double> dq_by_o, dk_by_o;
 };
 

@@ -1,0 +1,181 @@
+#pragma once
+
+// What attention's forward and backward do with a block of rows: bring them into place, multiply them, and
+// change scores as bias, ALiBi, cap and dropout ask.
+
+#include <cmath>
+#include <type_traits>
+
+#include "core/half.h"
+#include "kernels/cpu/attention_item.h"
+#include "kernels/cpu/convert.h"
+#include "kernels/cpu/gemm_pack.h"
+#include "kernels/cpu/gemm_tiles.h"
+#include "kernels/cpu/philox.h"
+#include "kernels/cpu/vec_math.h"
+#include "kernels/cpu/workspace.h"
+
+namespace ergon::kernels::cpu::attention_detail {
+
+using gemm_detail::kTileM;
+using gemm_detail::kTileN;
+
+inline thread_local Workspace thread_workspace;
+
+inline constexpr int64_t kRun = 16;  // elements that loops over scores take at a time
+
+inline int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// The index-th of `count` in the order first, last, second, last but one, ...: runs of equal length are about
+// equal work where it grows with the index, as with causal scores.
+inline int64_t folded(int64_t index, int64_t count) {
+  return index % 2 == 0 ? index / 2 : count - 1 - index / 2;
+}
+
+// target[i] = scale * source[i], in place first where only one of them has the arithmetic type.
+template <class From, class To, class Acc>
+void copy_scaled(From* source, To* target, int64_t n, Acc scale) {
+  if constexpr (std::is_same_v<std::remove_const_t<From>, To>) {
+    for (int64_t i = 0; i < n; ++i) target[i] = scale * source[i];
+  } else if constexpr (std::is_same_v<To, Acc>) {
+    convert_run(source, target, n);
+    for (int64_t i = 0; i < n; ++i) target[i] *= scale;
+  } else {
+    for (int64_t i = 0; i < n; ++i) source[i] *= scale;
+    convert_run(source, target, n);
+  }
+}
+
+// A block of rows in scratch memory: (rows, width) of the arithmetic type, width whole vectors of which only
+// the first head_dim elements mean something.
+template <class Acc>
+struct Block {
+  Acc* data;
+  int64_t width;
+
+  Acc* operator[](int64_t i) const { return data + i * width; }
+};
+
+template <class T, class Acc>
+void gather(const Rows<T>& source, Range rows, int64_t head_dim, const Block<Acc>& target, Acc scale = 1) {
+  for (int64_t i = rows.begin; i < rows.end; ++i)
+    copy_scaled(source[i], target[i - rows.begin], head_dim, scale);
+}
+
+template <class T, class Acc>
+void scatter(const Block<Acc>& source, Range rows, int64_t head_dim, const Rows<T>& target, Acc scale = 1) {
+  for (int64_t i = rows.begin; i < rows.end; ++i)
+    copy_scaled(source[i - rows.begin], target[i], head_dim, scale);
+}
+
+// The transpose of a block's first `rows` rows as B of a product: (rows / kTileN, head_dim, kTileN).
+template <class Acc>
+void pack_transposed(const Block<Acc>& block, int64_t rows, int64_t head_dim, Acc* panels) {
+  for (int64_t j = 0; j < rows; j += kTileN<Acc>) {
+    const int lanes = static_cast<int>(std::min<int64_t>(kTileN<Acc>, rows - j));
+    gemm_detail::pack_panel(gemm_detail::Panel<Acc>{block[j], block.width, 1, lanes, head_dim}, kTileN<Acc>,
+                            panels + j * head_dim);
+  }
+}
+
+// result (rows, ...) = a (rows, head_dim) times columns [columns.begin, round_up(columns.end, kLanes)) of
+// panels; columns.begin is a multiple of kTileN, result's row stride `ld`.
+template <class Acc>
+void multiply_panels(const Acc* a, int64_t a_stride, int64_t rows, int64_t head_dim, const Acc* panels,
+                     Range columns, Acc* result, int64_t ld) {
+  gemm_detail::multiply_tiles<Acc>({.M = rows,
+                                    .N = round_up(columns.end, kLanes<Acc>) - columns.begin,
+                                    .K = head_dim,
+                                    .a = a,
+                                    .row_stride = a_stride,
+                                    .col_stride = 1,
+                                    .b = panels + columns.begin * head_dim,
+                                    .ldb = kTileN<Acc>,
+                                    .panel_stride = head_dim * kTileN<Acc>,
+                                    .c = result + columns.begin,
+                                    .ldc = ld});
+}
+
+// target (rows, width) += a (rows, depth) times block (depth, width); a by any strides.
+template <class Acc>
+void accumulate_product(const Acc* a, int64_t row_stride, int64_t col_stride, int64_t rows, int64_t depth,
+                        const Acc* block, const Block<Acc>& target) {
+  gemm_detail::multiply_tiles<Acc>({.M = rows,
+                                    .N = target.width,
+                                    .K = depth,
+                                    .a = a,
+                                    .row_stride = row_stride,
+                                    .col_stride = col_stride,
+                                    .b = block,
+                                    .ldb = target.width,
+                                    .panel_stride = kTileN<Acc>,
+                                    .c = target.data,
+                                    .ldc = target.width,
+                                    .accumulate = true});
+}
+
+// What becomes of the scores of one head of one item between the product of q and k and the softmax, and of
+// probabilities after it. Rows of scores are indexed by key - first_key.
+template <class T>
+class ScoreRules {
+  using Acc = accumulate_t<T>;
+
+ public:
+  ScoreRules(const AttentionParams& params, const Item& item, int64_t head)
+      : caps(params.softcap > 0), drops(params.dropout_p > 0), p_(params), item_(item), head_(head) {}
+
+  // The scores of query i for keys [keys.begin, keys.end) of a block that begins with first_key. cap_slope,
+  // where it is given and there is a cap, gets the derivative of the capped score.
+  void apply(Acc* scores, int64_t i, Range keys, int64_t first_key, Acc* cap_slope = nullptr) const {
+    if (caps) cap(scores, keys, cap_slope);
+    if (p_.bias.data != nullptr) {
+      const T* bias = static_cast<const T*>(p_.bias.data) + item_.batch * p_.bias.batch_stride
+                      + head_ * p_.bias.head_stride + i * p_.bias.q_stride + first_key * p_.bias.k_stride;
+      for (int64_t j = keys.begin; j < keys.end; ++j) scores[j] += convert<Acc>(bias[j * p_.bias.k_stride]);
+    }
+    if (p_.alibi_slopes != nullptr) {
+      const Acc slope = static_cast<Acc>(p_.alibi_slopes[head_]);
+      const int64_t beside = i + item_.diagonal() - first_key;
+      for (int64_t j = keys.begin; j < keys.end; ++j)
+        scores[j] -= slope * static_cast<Acc>(std::abs(beside - j));
+    }
+  }
+
+  // factors[j] = 0 for what is dropped, else 1 / (1 - dropout_p); first_key is a multiple of 4.
+  void dropout_factors(int64_t i, Range keys, int64_t first_key, Acc* factors) const {
+    const auto row = static_cast<std::uint64_t>(((item_.batch * p_.num_heads + head_) * p_.seqlen_q + i)
+                                                * round_up(p_.seqlen_k, 4));
+    // uniform_from_bits(word) = (word >> 8) / 2^24, compared without rounding p.
+    const auto threshold = static_cast<std::int32_t>(std::ceil(p_.dropout_p * 0x1p24));
+    const Acc scale = static_cast<Acc>(1 / (1 - p_.dropout_p));
+    for (int64_t j = keys.begin / 4 * 4; j < keys.end; j += kWords) {
+      std::uint32_t words[kWords];
+      philox_words(p_.dropout_stream.seed,
+                   p_.dropout_stream.offset + (row + static_cast<std::uint64_t>(first_key + j)) / 4, words);
+      const int64_t count = std::min(kWords, keys.end - j);
+      for (int64_t w = 0; w < count; ++w)
+        factors[j + w] = static_cast<std::int32_t>(words[w] >> 8) >= threshold ? scale : Acc(0);
+    }
+  }
+
+  const bool caps, drops;
+
+ private:
+  static constexpr int64_t kWords = 64;  // of one philox_words
+
+  void cap(Acc* scores, Range keys, Acc* cap_slope) const {
+    const Acc softcap = static_cast<Acc>(p_.softcap), inverse = static_cast<Acc>(1 / p_.softcap);
+    for (int64_t j = keys.begin; j < keys.end; ++j) scores[j] = vtanh(scores[j] * inverse);
+    if (cap_slope != nullptr)
+      for (int64_t j = keys.begin; j < keys.end; ++j) cap_slope[j] = 1 - scores[j] * scores[j];
+    for (int64_t j = keys.begin; j < keys.end; ++j) scores[j] *= softcap;
+  }
+
+  const AttentionParams& p_;
+  const Item& item_;
+  int64_t head_;
+};
+
+}  // namespace ergon::kernels::cpu::attention_detail
