@@ -15,10 +15,12 @@ struct PhiloxState {
   std::uint64_t offset = 0;  // in blocks of four 32-bit words
 };
 
-// The ten rounds for one 128-bit counter {offset low, offset high, 0, 0} and key {seed low, seed high}.
-constexpr std::array<std::uint32_t, 4> philox4x32(std::uint64_t seed, std::uint64_t counter) {
+// The ten rounds for one 128-bit counter {counter low, counter high, stream low, stream high} and key {seed
+// low, seed high}. Generators use stream 0.
+constexpr std::array<std::uint32_t, 4> philox4x32(std::uint64_t seed, std::uint64_t counter,
+                                                  std::uint64_t stream = 0) {
   std::uint32_t c0 = static_cast<std::uint32_t>(counter), c1 = static_cast<std::uint32_t>(counter >> 32);
-  std::uint32_t c2 = 0, c3 = 0;
+  std::uint32_t c2 = static_cast<std::uint32_t>(stream), c3 = static_cast<std::uint32_t>(stream >> 32);
   std::uint32_t k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t product0 = std::uint64_t{0xD2511F53} * c0;

@@ -22,20 +22,16 @@ const AdamWOptions& checked(const AdamWOptions& o) {
 }  // namespace
 
 AdamW::AdamW(std::vector<ParamGroup> groups, const AdamWOptions& options)
-    : Optimizer(std::move(groups), checked(options).lr, options.weight_decay, {"exp_avg", "exp_avg_sq"}),
+    : Optimizer("AdamW", std::move(groups), checked(options).lr, options.weight_decay,
+                {"exp_avg", "exp_avg_sq"}, storage_of(options)),
       options_(options) {}
 
 AdamW::AdamW(const NamedTensors& params, const AdamWOptions& options)
     : AdamW(std::vector<ParamGroup>{{.params = params}}, options) {}
 
-void AdamW::update(TensorList& tensors, double grad_scale) {
-  ERGON_KERNEL(tensors.device(), adamw_step,
-               {.tensors = tensors.get(),
-                .beta1 = options_.beta1,
-                .beta2 = options_.beta2,
-                .eps = options_.eps,
-                .step = steps() + 1,
-                .grad_scale = grad_scale});
+void AdamW::update(Device device, const kernels::OptimizerStep& step) {
+  ERGON_KERNEL(device, adamw_step, step,
+               {.beta1 = options_.beta1, .beta2 = options_.beta2, .eps = options_.eps});
 }
 
 }  // namespace ergon::optim

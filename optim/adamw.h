@@ -10,6 +10,11 @@ struct AdamWOptions {
   double beta2 = 0.999;
   double eps = 1e-8;
   double weight_decay = 0.01;  // of groups that do not say otherwise
+  // How weights and states are kept: StorageOptions.
+  bool master_weights = false;
+  bool stochastic_rounding = false;
+  DType state_dtype = DType::f32;
+  std::uint64_t seed = 0;
 };
 
 // Adam (Kingma & Ba 2015, arXiv 1412.6980) with decoupled weight decay (Loshchilov & Hutter 2019, arXiv
@@ -21,7 +26,7 @@ class AdamW : public Optimizer {
   explicit AdamW(const NamedTensors& params, const AdamWOptions& options = {});
 
  protected:
-  void update(TensorList& tensors, double grad_scale) override;
+  void update(Device device, const kernels::OptimizerStep& step) override;
 
  private:
   AdamWOptions options_;

@@ -5,34 +5,13 @@
 
 #include "core/autograd.h"
 #include "ops/arithmetic.h"
-#include "ops/dispatch.h"
-#include "optim/tensor_list.h"
+#include "optim/grad_check.h"
 
 namespace ergon::optim {
 
 double grad_norm(const std::vector<Tensor>& params) {
-  OpScope scope("grad_norm");
-  std::vector<Tensor> dense;
-  for (const Tensor& param : params) {
-    if (!param.grad().defined()) continue;
-    dense.push_back(param.grad().contiguous());
-    ERGON_CHECK(dense.back().device() == dense[0].device(),
-                "[grad_norm] gradients on {} and on {}: expected one device", to_string(dense[0].device()),
-                to_string(dense.back().device()));
-  }
-  if (dense.empty()) return 0;
-  const Device device = dense[0].device();
-  TensorList list(device);
-  for (const Tensor& grad : dense) {
-    list.add({.dtype = grad.dtype(), .numel = grad.numel(), .grad = grad.data_ptr()});
-  }
-  const kernels::OptimizerTensors tensors = list.get();
-  const Tensor partials = empty({tensors.chunks}, {DType::f64, device}), sum = empty({}, partials.options());
-  ERGON_KERNEL(device, sum_of_squares,
-               {.tensors = tensors,
-                .partials = static_cast<double*>(partials.data_ptr()),
-                .sum = static_cast<double*>(sum.data_ptr())});
-  return std::sqrt(sum.item<double>());
+  const Tensor norm = check_gradients("grad_norm", params, {}).norm;
+  return norm.defined() ? norm.item<double>() : 0;
 }
 
 double clip_scale(double norm, double max_norm) {

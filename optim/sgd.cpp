@@ -20,20 +20,17 @@ std::vector<std::string> state_names(const SGDOptions& o) {
 }  // namespace
 
 SGD::SGD(std::vector<ParamGroup> groups, const SGDOptions& options)
-    : Optimizer(std::move(groups), options.lr, options.weight_decay, state_names(options)),
+    : Optimizer("SGD", std::move(groups), options.lr, options.weight_decay, state_names(options),
+                storage_of(options)),
       options_(options) {}
 
 SGD::SGD(const NamedTensors& params, const SGDOptions& options)
     : SGD(std::vector<ParamGroup>{{.params = params}}, options) {}
 
-void SGD::update(TensorList& tensors, double grad_scale) {
-  ERGON_KERNEL(tensors.device(), sgd_step,
-               {.tensors = tensors.get(),
-                .momentum = options_.momentum,
-                .dampening = options_.dampening,
-                .nesterov = options_.nesterov,
-                .first_step = steps() == 0,
-                .grad_scale = grad_scale});
+void SGD::update(Device device, const kernels::OptimizerStep& step) {
+  ERGON_KERNEL(
+      device, sgd_step, step,
+      {.momentum = options_.momentum, .dampening = options_.dampening, .nesterov = options_.nesterov});
 }
 
 }  // namespace ergon::optim

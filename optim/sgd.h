@@ -10,6 +10,11 @@ struct SGDOptions {
   double dampening = 0;
   bool nesterov = false;    // needs momentum and no dampening
   double weight_decay = 0;  // added to the gradient; of groups that do not say otherwise
+  // How weights and states are kept: StorageOptions.
+  bool master_weights = false;
+  bool stochastic_rounding = false;
+  DType state_dtype = DType::f32;
+  std::uint64_t seed = 0;
 };
 
 // Stochastic gradient descent with momentum (Sutskever et al. 2013), as PyTorch computes it. State:
@@ -21,7 +26,7 @@ class SGD : public Optimizer {
   explicit SGD(const NamedTensors& params, const SGDOptions& options = {});
 
  protected:
-  void update(TensorList& tensors, double grad_scale) override;
+  void update(Device device, const kernels::OptimizerStep& step) override;
 
  private:
   SGDOptions options_;

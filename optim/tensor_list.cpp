@@ -11,13 +11,18 @@ void TensorList::add(kernels::OptimizerTensor tensor) {
 }
 
 kernels::OptimizerTensors TensorList::get() {
+  constexpr std::int64_t kCounter = 16;  // bytes, so that the list stays aligned
   kernels::OptimizerTensors result{.list = tensors_, .chunks = chunks_};
-  if (device_.is_cpu() || tensors_.empty()) return result;
-  const auto bytes = static_cast<std::int64_t>(tensors_.size() * sizeof(tensors_[0]));
-  const Tensor pinned = empty({bytes}, {DType::u8}).pin_memory();
-  std::memcpy(pinned.data_ptr(), tensors_.data(), static_cast<std::size_t>(bytes));
+  if (device_.is_cpu()) return result;
+  const auto bytes = static_cast<std::int64_t>(tensors_.size() * sizeof(kernels::OptimizerTensor));
+  const Tensor pinned = empty({kCounter + bytes}, {DType::u8}).pin_memory();
+  char* to = static_cast<char*>(pinned.data_ptr());
+  std::memset(to, 0, kCounter);
+  std::memcpy(to + kCounter, tensors_.data(), static_cast<std::size_t>(bytes));
   on_device_ = pinned.to(device_, /*non_blocking=*/true);
-  result.device = static_cast<const kernels::OptimizerTensor*>(on_device_.data_ptr());
+  char* on_device = static_cast<char*>(on_device_.data_ptr());
+  result.blocks_done = reinterpret_cast<unsigned*>(on_device);
+  result.device = reinterpret_cast<const kernels::OptimizerTensor*>(on_device + kCounter);
   return result;
 }
 

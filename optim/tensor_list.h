@@ -16,7 +16,7 @@ class TensorList {
 
   // first_chunk is filled in.
   void add(kernels::OptimizerTensor tensor);
-  // For a launch; the list must outlive it, not the kernel. On CUDA the list goes to the device, without
+  // For one launch; the list must outlive it, not the kernel. On CUDA the list goes to the device, without
   // waiting for it.
   kernels::OptimizerTensors get();
   Device device() const { return device_; }
@@ -25,7 +25,7 @@ class TensorList {
   Device device_;
   std::vector<kernels::OptimizerTensor> tensors_;
   std::int64_t chunks_ = 0;
-  Tensor on_device_;  // the bytes of tensors_
+  Tensor on_device_;  // the counter of blocks, then the bytes of tensors_
 };
 
 }  // namespace ergon::optim

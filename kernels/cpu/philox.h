@@ -29,9 +29,10 @@ inline void multiply(const Words& a, std::uint32_t b, Words& product) {
 }
 
 struct Block {
-  Words c0, c1, c2 = {}, c3 = {};
+  Words c0, c1, c2, c3;
 
-  explicit Block(std::uint64_t counter) : c0(Words{0, 1, 2, 3, 4, 5, 6, 7} + counter), c1(c0 >> 32) {}
+  Block(std::uint64_t counter, std::uint64_t stream)
+      : c0(Words{0, 1, 2, 3, 4, 5, 6, 7} + counter), c1(c0 >> 32), c2(Words{} + stream), c3(c2 >> 32) {}
   void round(std::uint32_t k0, std::uint32_t k1) {
     Words product0, product1;
     multiply(c0, 0xD2511F53, product0);
@@ -52,9 +53,11 @@ struct Block {
 
 }  // namespace philox_detail
 
-// words[4 * i + w] = word w of philox4x32(seed, counter + i), for i < 16. Little-endian machines.
-inline void philox_words(std::uint64_t seed, std::uint64_t counter, std::uint32_t* words) {
-  philox_detail::Block a(counter), b(counter + 8);  // two chains hide the latency of the products
+// words[4 * i + w] = word w of philox4x32(seed, counter + i, stream), for i < 16. Little-endian machines.
+inline void philox_words(std::uint64_t seed, std::uint64_t counter, std::uint32_t* words,
+                         std::uint64_t stream = 0) {
+  philox_detail::Block a(counter, stream),
+      b(counter + 8, stream);  // two chains hide the latency of the products
   auto k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
   for (int round = 0; round < 10; ++round) {
     a.round(k0, k1);
