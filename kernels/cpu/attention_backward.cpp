@@ -7,7 +7,6 @@
 
 #include "core/parallel.h"
 #include "kernels/cpu/attention_block.h"
-#include "kernels/cpu/row_reduce.h"
 
 namespace ergon::kernels::cpu {
 namespace {
@@ -114,16 +113,22 @@ class Backward {
   template <Gradient gradient>
   void run_block(const Item& item, int64_t head, Range queries, Range keys, const Block<Acc>& dq) {
     const ScoreRules<T> rules(p_, item, head);
+    const Rows<const T> o = item.query_rows<const T>(p_.o, head);
+    const Acc* const lse = item.lse<const Acc>(head);
     for (int64_t i = queries.begin; i < queries.end; i += kTileM) {
       const Range strip{i, std::min<int64_t>(i + kTileM, queries.end)};
       const int64_t row = i - queries.begin, count = strip.end - strip.begin;
-      Range seen = item.keys_of(strip).within(keys).minus(keys.begin);
+      const Columns columns = Columns::of<Acc>(item, strip, keys, block_, kTileM);
+      const Range seen = columns.seen;
       if (seen.empty()) continue;
-      seen.begin = seen.begin / kTileN<Acc> * kTileN<Acc>;
       Acc *const p = p_matrix_ + row * block_, *const ds = ds_matrix_ + row * block_;
       multiply_panels(q_[row], q_.width, count, p_.head_dim, k_panels_, seen, p, block_);
       multiply_panels(dout_[row], dout_.width, count, p_.head_dim, v_panels_, seen, ds, block_);
-      for (int64_t r = 0; r < count; ++r) differentiate_row(item, rules, head, i + r, keys, row + r);
+      for (int64_t r = 0; r < count; ++r) {
+        const Acc delta = dot(dout_[row + r], o[i + r], p_.head_dim);
+        differentiate_row(rules, i + r, item.keys_of(i + r).within(keys).minus(keys.begin), keys.begin,
+                          columns, lse[i + r], delta, p + r * block_, ds + r * block_);
+      }
       if constexpr (gradient != Gradient::of_keys) {
         accumulate_product(ds + seen.begin, block_, 1, count, seen.end - seen.begin, k_[seen.begin],
                            Block<Acc>{dq[row], dq.width});
@@ -143,40 +148,30 @@ class Backward {
     }
   }
 
-  // In row `row` of the matrices: scores become f * p, and dout v^T becomes ds; zero where it is masked.
-  void differentiate_row(const Item& item, const ScoreRules<T>& rules, int64_t head, int64_t query,
-                         Range keys, int64_t row) {
-    Acc* const __restrict p = p_matrix_ + row * block_, * const __restrict ds = ds_matrix_ + row * block_;
-    const int64_t end = std::min(round_up(keys.end - keys.begin, kTileN<Acc>), block_);
-    const Range visible = item.keys_of(query).within(keys).minus(keys.begin);
-    const Acc lse = item.lse<const Acc>(head)[query];
-    if (visible.empty() || lse == -std::numeric_limits<Acc>::infinity()) {
-      std::fill_n(p, end, Acc(0));
-      std::fill_n(ds, end, Acc(0));
-      return;
-    }
-    const T* o = item.query_rows<const T>(p_.o, head)[query];
-    const Acc* dout = dout_[row];
-    const Acc delta = sum_of<Acc>(p_.head_dim, [&](int64_t d) { return dout[d] * convert<Acc>(o[d]); });
-    rules.apply(p, query, visible, keys.begin, cap_slope_);
-    if (rules.drops) {
-      rules.dropout_factors(query, visible, keys.begin, factors_);
-      for (int64_t j = visible.begin; j < visible.end; ++j) ds[j] *= factors_[j];
-    }
-    // Whole runs; what is masked becomes zero below.
-    const int64_t begin = visible.begin / kRun * kRun, length = round_up(visible.end - begin, kRun);
-    for (int64_t j = begin; j < begin + length; ++j) {
-      p[j] = vexp_or_zero(p[j] - lse);
-      ds[j] = p[j] * (ds[j] - delta);
-    }
+  // One row of the matrices: scores become f * p, and dout v^T becomes ds; zero where it is masked.
+  void differentiate_row(const ScoreRules<T>& rules, int64_t query, Range visible, int64_t first_key,
+                         const Columns& columns, Acc lse, Acc delta, Acc* p, Acc* ds) {
+    rules.apply(p, query, visible, first_key, cap_slope_);
+    if (rules.drops) rules.drop(ds, query, visible, first_key, factors_);
+    // A row that sees no key has no probabilities.
+    const Acc shift = lse == -std::numeric_limits<Acc>::infinity() ? -lse : lse;
+    differentiate_softmax(p + columns.seen.begin, ds + columns.seen.begin,
+                          round_up(columns.seen.end - columns.seen.begin, kRun), shift, delta);
     if (rules.caps)
       for (int64_t j = visible.begin; j < visible.end; ++j) ds[j] *= cap_slope_[j];
     if (rules.drops)
       for (int64_t j = visible.begin; j < visible.end; ++j) p[j] *= factors_[j];
-    for (Acc* matrix : {p, ds}) {
-      std::fill(matrix, matrix + visible.begin, Acc(0));
-      std::fill(matrix + visible.end, matrix + end, Acc(0));
-    }
+    columns.mask(p, visible, Acc(0));
+    columns.mask(ds, visible, Acc(0));
+  }
+
+  // p = exp(p - lse), ds = p * (ds - delta)
+  static void differentiate_softmax(Acc* __restrict p, Acc* __restrict ds, int64_t length, Acc lse,
+                                    Acc delta) {
+    for_runs(length, [&](int64_t j) {
+      p[j] = vexp_or_zero(p[j] - lse);
+      ds[j] = p[j] * (ds[j] - delta);
+    });
   }
 
   const AttentionParams& p_;

@@ -34,18 +34,61 @@ inline int64_t folded(int64_t index, int64_t count) {
   return index % 2 == 0 ? index / 2 : count - 1 - index / 2;
 }
 
-// target[i] = scale * source[i], in place first where only one of them has the arithmetic type.
-template <class From, class To, class Acc>
-void copy_scaled(From* source, To* target, int64_t n, Acc scale) {
-  if constexpr (std::is_same_v<std::remove_const_t<From>, To>) {
-    for (int64_t i = 0; i < n; ++i) target[i] = scale * source[i];
-  } else if constexpr (std::is_same_v<To, Acc>) {
-    convert_run(source, target, n);
-    for (int64_t i = 0; i < n; ++i) target[i] *= scale;
+// target[i] = scale * source[i] for i < n
+template <class T, class Acc>
+void load_scaled(const T* source, int64_t n, Acc scale, Acc* target) {
+  int64_t i = 0;
+  for (; i + kLanes<Acc> <= n; i += kLanes<Acc>) store(target + i, load(source + i) * scale);
+  for (; i < n; ++i) target[i] = convert<Acc>(source[i]) * scale;
+}
+
+// The same on the way back; the source is scaled too where it is wider.
+template <class T, class Acc>
+void store_scaled(Acc* source, int64_t n, Acc scale, T* target) {
+  if constexpr (std::is_same_v<T, Acc>) {
+    load_scaled(source, n, scale, target);
   } else {
-    for (int64_t i = 0; i < n; ++i) source[i] *= scale;
+    load_scaled(source, n, scale, source);
     convert_run(source, target, n);
   }
+}
+
+// f(i) for i < n, a multiple of kRun.
+template <class F>
+void for_runs(int64_t n, F&& f) {
+  for (int64_t j = 0; j < n; j += kRun) {
+#pragma omp simd
+    for (int64_t i = j; i < j + kRun; ++i) f(i);
+  }
+}
+
+// The largest of n numbers, NaN aside, and their sum; n is a multiple of kLanes.
+template <class Acc>
+Acc largest(const Acc* x, int64_t n) {
+  const auto larger = [](const auto& a, const auto& b) { return b > a ? b : a; };
+  Vec<Acc> result = load(x);
+  for (int64_t i = kLanes<Acc>; i < n; i += kLanes<Acc>) result = larger(result, load(x + i));
+  return reduce_lanes<Acc>(result, larger);
+}
+template <class Acc>
+Acc total(const Acc* x, int64_t n) {
+  Vec<Acc> even{}, odd{};
+  int64_t i = 0;
+  for (; i + 2 * kLanes<Acc> <= n; i += 2 * kLanes<Acc>)
+    even += load(x + i), odd += load(x + i + kLanes<Acc>);
+  if (i < n) even += load(x + i);
+  return reduce_lanes<Acc>(even + odd, [](const auto& a, const auto& b) { return a + b; });
+}
+
+// sum(a * b)
+template <class T, class Acc>
+Acc dot(const Acc* a, const T* b, int64_t n) {
+  Vec<Acc> sum{};
+  int64_t i = 0;
+  for (; i + kLanes<Acc> <= n; i += kLanes<Acc>) sum += load(a + i) * load(b + i);
+  Acc result = reduce_lanes<Acc>(sum, [](const auto& x, const auto& y) { return x + y; });
+  for (; i < n; ++i) result += a[i] * convert<Acc>(b[i]);
+  return result;
 }
 
 // A block of rows in scratch memory: (rows, width) of the arithmetic type, width whole vectors of which only
@@ -59,15 +102,17 @@ struct Block {
 };
 
 template <class T, class Acc>
-void gather(const Rows<T>& source, Range rows, int64_t head_dim, const Block<Acc>& target, Acc scale = 1) {
-  for (int64_t i = rows.begin; i < rows.end; ++i)
-    copy_scaled(source[i], target[i - rows.begin], head_dim, scale);
+void gather(const Rows<const T>& source, Range rows, int64_t head_dim, const Block<Acc>& target,
+            Acc scale = 1) {
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    load_scaled(source[i], head_dim, scale, target[i - rows.begin]);
+  }
 }
 
 template <class T, class Acc>
 void scatter(const Block<Acc>& source, Range rows, int64_t head_dim, const Rows<T>& target, Acc scale = 1) {
   for (int64_t i = rows.begin; i < rows.end; ++i)
-    copy_scaled(source[i - rows.begin], target[i], head_dim, scale);
+    store_scaled(source[i - rows.begin], head_dim, scale, target[i]);
 }
 
 // The transpose of a block's first `rows` rows as B of a product: (rows / kTileN, head_dim, kTileN).
@@ -116,6 +161,38 @@ void accumulate_product(const Acc* a, int64_t row_stride, int64_t col_stride, in
                                     .accumulate = true});
 }
 
+// What kTileM queries or fewer, a strip, see of a block of keys, as columns of their scores: those that one
+// of them sees, from a whole panel on, and, in whole vectors, those that not all of them see.
+struct Columns {
+  Range seen, left, right;
+
+  // The masked columns go on to the next multiple of `strip` on both sides, if that is inside the block.
+  template <class Acc>
+  static Columns of(const Item& item, Range queries, Range keys, int64_t block, int64_t strip = 1) {
+    const Range some = item.keys_of(queries).within(keys).minus(keys.begin);
+    const Range all =
+        Range{item.keys_of(queries.end - 1).begin, item.keys_of(queries.begin).end}.minus(keys.begin);
+    const int64_t panel = some.begin / kTileN<Acc> * kTileN<Acc>,
+                  begin = std::min(panel, some.begin / strip * strip / kRun * kRun),
+                  end = std::min(round_up(std::max(some.end, round_up(some.end, strip)), kRun), block);
+    return {{panel, some.end},
+            {begin, std::clamp(round_up(std::max<int64_t>(all.begin, 0), kRun), begin, end)},
+            {std::clamp(all.end / kRun * kRun, begin, end), end}};
+  }
+
+  // row[j] = value where a query does not see column j
+  template <class Acc>
+  void mask(Acc* row, Range visible, Acc value) const {
+    for (const Range& columns : {left, right}) {
+      for (int64_t j = columns.begin; j < columns.end; j += kRun) {
+#pragma omp simd
+        for (int64_t i = j; i < j + kRun; ++i)
+          row[i] = i >= visible.begin && i < visible.end ? row[i] : value;
+      }
+    }
+  }
+};
+
 // What becomes of the scores of one head of one item between the product of q and k and the softmax, and of
 // probabilities after it. Rows of scores are indexed by key - first_key.
 template <class T>
@@ -143,6 +220,17 @@ class ScoreRules {
     }
   }
 
+  // probabilities[j] *= factors[j], which are set
+  void drop(Acc* probabilities, int64_t i, Range keys, int64_t first_key, Acc* factors) const {
+    dropout_factors(i, keys, first_key, factors);
+    for (int64_t j = keys.begin; j < keys.end; ++j) probabilities[j] *= factors[j];
+  }
+
+  const bool caps, drops;
+
+ private:
+  static constexpr int64_t kWords = 64;  // of one philox_words
+
   // factors[j] = 0 for what is dropped, else 1 / (1 - dropout_p); first_key is a multiple of 4.
   void dropout_factors(int64_t i, Range keys, int64_t first_key, Acc* factors) const {
     const auto row = static_cast<std::uint64_t>(((item_.batch * p_.num_heads + head_) * p_.seqlen_q + i)
@@ -159,11 +247,6 @@ class ScoreRules {
         factors[j + w] = static_cast<std::int32_t>(words[w] >> 8) >= threshold ? scale : Acc(0);
     }
   }
-
-  const bool caps, drops;
-
- private:
-  static constexpr int64_t kWords = 64;  // of one philox_words
 
   void cap(Acc* scores, Range keys, Acc* cap_slope) const {
     const Acc softcap = static_cast<Acc>(p_.softcap), inverse = static_cast<Acc>(1 / p_.softcap);

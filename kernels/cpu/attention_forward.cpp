@@ -8,7 +8,6 @@
 
 #include "core/parallel.h"
 #include "kernels/cpu/attention_block.h"
-#include "kernels/cpu/row_reduce.h"
 
 namespace ergon::kernels::cpu {
 namespace {
@@ -99,45 +98,38 @@ class Forward {
     pack_transposed(k_, keys.end - keys.begin, p_.head_dim, k_panels_);
   }
 
-  // At most kTileM queries, whose rows of scratch begin at `row`, against a block of keys.
+  // A strip of queries, whose rows of scratch begin at `row`, against a block of keys.
   void attend(const Item& item, const ScoreRules<T>& rules, Range queries, Range keys, int64_t row) {
     const int64_t count = queries.end - queries.begin;
-    Range seen = item.keys_of(queries).within(keys).minus(keys.begin);
+    const Columns columns = Columns::of<Acc>(item, queries, keys, block_);
+    const Range seen = columns.seen;
     if (seen.empty()) return;
-    seen.begin = seen.begin / kTileN<Acc> * kTileN<Acc>;
     multiply_panels(q_[row], q_.width, count, p_.head_dim, k_panels_, seen, scores_, block_);
     for (int64_t r = 0; r < count; ++r) {
-      const Range visible = item.keys_of(queries.begin + r).minus(keys.begin).within(seen);
-      update_softmax(rules, queries.begin + r, visible, seen, keys.begin, scores_ + r * block_, row + r);
+      const int64_t query = queries.begin + r;
+      const Range visible = item.keys_of(query).within(keys).minus(keys.begin);
+      Acc* const scores = scores_ + r * block_;
+      rules.apply(scores, query, visible, keys.begin);
+      columns.mask(scores, visible, -std::numeric_limits<Acc>::infinity());
+      update_softmax(scores + seen.begin, columns.right.end - seen.begin, row + r);
+      if (rules.drops) rules.drop(scores, query, visible, keys.begin, factors_);
     }
     accumulate_product(scores_ + seen.begin, block_, 1, count, seen.end - seen.begin, v_[seen.begin],
                        Block<Acc>{out_[row], out_.width});
   }
 
   // Turns a row's scores into exp(score - max), zero where it is masked, and the output so far to that max.
-  void update_softmax(const ScoreRules<T>& rules, int64_t query, Range visible, Range seen, int64_t first_key,
-                      Acc* scores, int64_t row) {
-    if (visible.empty()) return std::fill(scores + seen.begin, scores + seen.end, Acc(0));
-    rules.apply(scores, query, visible, first_key);
-    // Whole runs; exp of what is added or masked is zero.
-    const int64_t length = round_up(seen.end - seen.begin, kRun);
-    std::fill(scores + seen.begin, scores + visible.begin, -std::numeric_limits<Acc>::infinity());
-    std::fill(scores + visible.end, scores + seen.begin + length, -std::numeric_limits<Acc>::infinity());
-    Acc* const run = scores + seen.begin;
-    const Acc max = std::max(max_[row], reduce_run<ReduceOp::max, NanMode::skip>(run, length));
-    if (max == -std::numeric_limits<Acc>::infinity()) return std::fill(run, scores + seen.end, Acc(0));
-    const Acc sum = sum_of<Acc>(length, [&](int64_t j) { return run[j] = vexp_or_zero(run[j] - max); });
+  void update_softmax(Acc* scores, int64_t length, int64_t row) {
+    const Acc max = std::max(max_[row], largest(scores, length));
+    const Acc shift = max == -std::numeric_limits<Acc>::infinity() ? Acc(0) : max;  // nothing seen so far
+    for_runs(length, [&](int64_t j) { scores[j] = vexp_or_zero(scores[j] - shift); });
     if (max > max_[row]) {
       const Acc correction = vexp_or_zero(max_[row] - max);  // of zeros where there was no max
       sum_[row] *= correction;
       for (int64_t d = 0; d < out_.width; ++d) out_[row][d] *= correction;
       max_[row] = max;
     }
-    sum_[row] += sum;
-    if (rules.drops) {
-      rules.dropout_factors(query, visible, first_key, factors_);
-      for (int64_t j = visible.begin; j < visible.end; ++j) scores[j] *= factors_[j];
-    }
+    sum_[row] += total(scores, length);
   }
 
   void finish(const Item& item, int64_t head, int64_t slot, Range rows) {
@@ -146,7 +138,7 @@ class Forward {
     for (int64_t i = rows.begin; i < rows.end; ++i) {
       const int64_t row = slot * split_.rows + i - rows.begin;
       const Acc max = max_[row], sum = sum_[row];
-      copy_scaled(out_[row], o[i], p_.head_dim, sum == 0 ? Acc(0) : 1 / sum);
+      store_scaled(out_[row], p_.head_dim, sum == 0 ? Acc(0) : 1 / sum, o[i]);
       if (lse != nullptr) lse[i] = max + std::log(sum);  // -infinity without keys
     }
   }

@@ -74,6 +74,34 @@ inline Vec<float> load(const f16* source) {
 #endif
 }
 
+// --- across lanes ---
+
+namespace simd_detail {
+
+// Lanes i and i ^ kStep swap.
+template <class T, int kStep, std::size_t... kIndex>
+inline Vec<T> swap_lanes(Vec<T> v, std::index_sequence<kIndex...>) {
+  return __builtin_shufflevector(v, v, static_cast<int>(kIndex ^ kStep)...);
+}
+
+template <class T, int kStep, class Op>
+inline Vec<T> fold_lanes(Vec<T> v, Op op) {
+  if constexpr (kStep == 0) {
+    return v;
+  } else {
+    using Lanes = std::make_index_sequence<static_cast<std::size_t>(kLanes<T>)>;
+    return fold_lanes<T, kStep / 2>(op(v, swap_lanes<T, kStep>(v, Lanes{})), op);
+  }
+}
+
+}  // namespace simd_detail
+
+// op over all lanes, halves against each other; op(a, b) takes vectors.
+template <class T, class Op>
+inline T reduce_lanes(Vec<T> v, Op op) {
+  return simd_detail::fold_lanes<T, kLanes<T> / 2>(v, op)[0];
+}
+
 // --- transposition in registers ---
 
 namespace simd_detail {
