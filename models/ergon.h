@@ -14,6 +14,7 @@
 #include "models/io/safetensors.h"
 #include "models/language/generate.h"
 #include "models/language/gpt2.h"
+#include "models/language/kv_cache.h"
 #include "models/language/llama.h"
 #include "models/language/training_task.h"
 #include "models/nn/conv.h"

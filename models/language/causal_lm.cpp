@@ -43,8 +43,8 @@ std::unique_ptr<CausalLM> build(const nlohmann::json& config, const NamedTensors
 
 Tensor CausalLM::logits(const Tensor& tokens) { return ops::linear(hidden_states(tokens), output_weight()); }
 
-Tensor CausalLM::next_token_logits(const Tensor& tokens) {
-  return ops::linear(hidden_states(tokens).select(1, -1), output_weight());
+Tensor CausalLM::next_token_logits(const Tensor& tokens, KvCache* cache) {
+  return ops::linear(hidden_states(tokens, cache).select(1, -1), output_weight());
 }
 
 Tensor CausalLM::loss(const Tensor& tokens, const Tensor& targets) {

@@ -8,14 +8,16 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include "models/language/kv_cache.h"
 #include "models/nn/module.h"
 
 namespace ergon::models {
 
 class CausalLM : public nn::Module {
  public:
-  // tokens (batch, seqlen) i32 or i64 → the last hidden states (batch, seqlen, hidden_size), normalised.
-  virtual Tensor hidden_states(const Tensor& tokens) = 0;
+  // tokens (batch, seqlen) i32 or i64 → the last hidden states (batch, seqlen, hidden_size), normalised. With
+  // a cache the tokens come after those that it holds, and are stored in it.
+  virtual Tensor hidden_states(const Tensor& tokens, KvCache* cache = nullptr) = 0;
   // The output projection, (vocab_size, hidden_size).
   virtual Tensor output_weight() const = 0;
 
@@ -31,7 +33,7 @@ class CausalLM : public nn::Module {
   // (batch, seqlen, vocab_size).
   Tensor logits(const Tensor& tokens);
   // Of the last position only: (batch, vocab_size).
-  Tensor next_token_logits(const Tensor& tokens);
+  Tensor next_token_logits(const Tensor& tokens, KvCache* cache = nullptr);
   // Mean cross-entropy over targets (batch, seqlen), those equal to -100 left out; the logits of all
   // positions are never held at once.
   Tensor loss(const Tensor& tokens, const Tensor& targets);

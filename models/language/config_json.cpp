@@ -71,10 +71,4 @@ void check_positive(const char* model, std::initializer_list<std::pair<const cha
   }
 }
 
-void check_tokens(const char* model, const Tensor& tokens, std::int64_t context_length) {
-  ERGON_CHECK(tokens.dim() == 2, "[{}] tokens of shape {}: expected (batch, seqlen)", model, tokens.shape());
-  ERGON_CHECK(tokens.size(1) <= context_length, "[{}] {} tokens are more than the context length {}", model,
-              tokens.size(1), context_length);
-}
-
 }  // namespace ergon::models

@@ -10,7 +10,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "core/tensor.h"
+#include "core/error.h"
 
 namespace ergon::models {
 
@@ -37,8 +37,5 @@ class ConfigReader {
 
 // Throws Error naming the first field that is not in (0, 2^31).
 void check_positive(const char* model, std::initializer_list<std::pair<const char*, std::int64_t>> fields);
-
-// Throws Error unless tokens is (batch, seqlen) of i32 or i64 with seqlen at most context_length.
-void check_tokens(const char* model, const Tensor& tokens, std::int64_t context_length);
 
 }  // namespace ergon::models

@@ -59,12 +59,16 @@ std::vector<std::int64_t> generate(CausalLM& model, const std::vector<std::int64
   model.eval();
   Generator generator(options.seed);
   std::vector<std::int64_t> text = prompt;
+  KvCache cache(model.context_length());
   for (std::int64_t i = 0; i < options.max_new_tokens; ++i) {
-    const std::int64_t seen =
-        std::min<std::int64_t>(static_cast<std::int64_t>(text.size()), model.context_length());
-    const Tensor context = from_vector(std::vector<std::int64_t>(text.end() - seen, text.end()), {1, seen},
-                                       {DType::i64, model.device()});
-    const std::vector<float> logits = model.next_token_logits(context).to_vector<float>();
+    const bool fits = std::ssize(text) <= model.context_length();
+    const std::int64_t count = !fits               ? model.context_length()
+                               : options.use_cache ? std::ssize(text) - cache.length()
+                                                   : std::ssize(text);
+    const Tensor tokens = from_vector(std::vector<std::int64_t>(text.end() - count, text.end()), {1, count},
+                                      {DType::i64, model.device()});
+    const std::vector<float> logits =
+        model.next_token_logits(tokens, fits && options.use_cache ? &cache : nullptr).to_vector<float>();
     text.push_back(sample(logits, options, generator));
     if (on_token && !on_token(text.back())) break;
   }

@@ -15,6 +15,8 @@ struct SamplingOptions {
   double top_p =
       1.0;  // sample among the most likely tokens that make up this probability (Holtzman et al. 2019)
   std::uint64_t seed = 0;
+  bool use_cache =
+      true;  // of keys and values: a new token costs the work of one; off: that of the whole text
 };
 
 // A tokenizer's output as a prompt.
@@ -24,8 +26,8 @@ inline std::vector<std::int64_t> as_prompt(const std::vector<std::int32_t>& toke
 
 // Continues `prompt` (at least one token) and returns the new tokens; on_token is called with each as it
 // comes, and returning false ends the generation. Once the text is longer than the model's context, the
-// oldest tokens are left out. Throws Error for an empty prompt, a token outside the vocabulary, or options
-// out of range.
+// oldest tokens are left out, and the rest, whose positions change, is read again for each token. Throws
+// Error for an empty prompt, a token outside the vocabulary, or options out of range.
 std::vector<std::int64_t> generate(CausalLM& model, const std::vector<std::int64_t>& prompt,
                                    const SamplingOptions& options,
                                    const std::function<bool(std::int64_t)>& on_token = {});

@@ -6,7 +6,6 @@
 #include "models/language/config_json.h"
 #include "models/nn/init.h"
 #include "ops/arithmetic.h"
-#include "ops/attention.h"
 
 namespace ergon::models {
 namespace {
@@ -24,12 +23,11 @@ GPT2Attention::GPT2Attention(const GPT2Config& config)
   register_module("c_proj", c_proj);
 }
 
-Tensor GPT2Attention::forward(const Tensor& x) {
+Tensor GPT2Attention::forward(const Tensor& x, KvCache::Layer* cache) {
   const std::int64_t batch = x.size(0), seqlen = x.size(1), width = x.size(2);
   const std::vector<Tensor> qkv = chunk(c_attn(x), 3, 2);  // (batch, seqlen, width) each
   const auto heads = [&](const Tensor& t) { return t.view({batch, seqlen, num_heads_, width / num_heads_}); };
-  const Tensor o =
-      ops::scaled_dot_product_attention(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]), {.causal = true});
+  const Tensor o = attend_causally(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]), cache);
   return c_proj(o.view({batch, seqlen, width}));
 }
 
@@ -55,8 +53,8 @@ GPT2Block::GPT2Block(const GPT2Config& config)
   register_module("dropout", dropout_);
 }
 
-Tensor GPT2Block::forward(const Tensor& x) {
-  const auto [normed, residual] = ln_2.forward_add(dropout_(attn.forward(ln_1(x))), x);
+Tensor GPT2Block::forward(const Tensor& x, KvCache::Layer* cache) {
+  const auto [normed, residual] = ln_2.forward_add(dropout_(attn.forward(ln_1(x), cache)), x);
   return residual + dropout_(mlp.forward(normed));
 }
 
@@ -87,11 +85,13 @@ GPT2::GPT2(const GPT2Config& config) : transformer((config.validate(), config)),
   }
 }
 
-Tensor GPT2::hidden_states(const Tensor& tokens) {
-  check_tokens("gpt2", tokens, config_.context_length);
-  const Tensor positions = transformer.wpe.weight.slice(0, 0, tokens.size(1));  // (seqlen, hidden_size)
+Tensor GPT2::hidden_states(const Tensor& tokens, KvCache* cache) {
+  const std::int64_t first = first_position("gpt2", tokens, config_.context_length, cache);
+  const Tensor positions =
+      transformer.wpe.weight.slice(0, first, first + tokens.size(1));  // (seqlen, hidden_size)
   Tensor x = transformer.drop(transformer.wte(tokens) + positions);
-  for (GPT2Block& block : transformer.h) x = block.forward(x);
+  for (std::int64_t i = 0; i < transformer.h.size(); ++i)
+    x = transformer.h[i].forward(x, cache == nullptr ? nullptr : &cache->layer(i));
   return transformer.ln_f(x);
 }
 

@@ -31,7 +31,7 @@ struct GPT2Config {
 class GPT2Attention : public nn::Module {
  public:
   explicit GPT2Attention(const GPT2Config& config);
-  Tensor forward(const Tensor& x);  // (batch, seqlen, hidden_size)
+  Tensor forward(const Tensor& x, KvCache::Layer* cache = nullptr);  // (batch, seqlen, hidden_size)
 
   nn::Linear c_attn, c_proj;
 
@@ -50,7 +50,7 @@ class GPT2Mlp : public nn::Module {
 class GPT2Block : public nn::Module {
  public:
   explicit GPT2Block(const GPT2Config& config);
-  Tensor forward(const Tensor& x);
+  Tensor forward(const Tensor& x, KvCache::Layer* cache = nullptr);
 
   nn::LayerNorm ln_1;
   GPT2Attention attn;
@@ -67,7 +67,7 @@ class GPT2 : public CausalLM {
   // stream scaled by 1 / sqrt(2 * num_layers).
   explicit GPT2(const GPT2Config& config);
 
-  Tensor hidden_states(const Tensor& tokens) override;
+  Tensor hidden_states(const Tensor& tokens, KvCache* cache = nullptr) override;
   Tensor output_weight() const override { return transformer.wte.weight; }
   std::int64_t vocab_size() const override { return config_.vocab_size; }
   std::int64_t context_length() const override { return config_.context_length; }

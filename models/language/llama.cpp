@@ -3,7 +3,6 @@
 #include "models/language/config_json.h"
 #include "models/nn/init.h"
 #include "ops/arithmetic.h"
-#include "ops/attention.h"
 #include "ops/rotary_embedding.h"
 #include "ops/swiglu.h"
 
@@ -27,12 +26,13 @@ LlamaAttention::LlamaAttention(const LlamaConfig& config)
   register_module("o_proj", o_proj);
 }
 
-Tensor LlamaAttention::forward(const Tensor& x) {
+Tensor LlamaAttention::forward(const Tensor& x, std::int64_t position, KvCache::Layer* cache) {
   const std::int64_t batch = x.size(0), seqlen = x.size(1);
   const auto heads = [&](const Tensor& t) { return t.view({batch, seqlen, -1, head_dim_}); };
-  const Tensor q = ops::rotary_embedding(heads(q_proj(x)), {.theta = rope_theta_});
-  const Tensor k = ops::rotary_embedding(heads(k_proj(x)), {.theta = rope_theta_});
-  const Tensor o = ops::scaled_dot_product_attention(q, k, heads(v_proj(x)), {.causal = true});
+  const ops::RotaryOptions rotary{.theta = rope_theta_, .position_offset = position};
+  const Tensor q = ops::rotary_embedding(heads(q_proj(x)), rotary);
+  const Tensor k = ops::rotary_embedding(heads(k_proj(x)), rotary);
+  const Tensor o = attend_causally(q, k, heads(v_proj(x)), cache);
   return o_proj(o.view({batch, seqlen, -1}));
 }
 
@@ -58,9 +58,9 @@ LlamaBlock::LlamaBlock(const LlamaConfig& config)
   register_module("mlp", mlp);
 }
 
-Tensor LlamaBlock::forward(const Tensor& x) {
+Tensor LlamaBlock::forward(const Tensor& x, std::int64_t position, KvCache::Layer* cache) {
   const auto [normed, residual] =
-      post_attention_layernorm.forward_add(self_attn.forward(input_layernorm(x)), x);
+      post_attention_layernorm.forward_add(self_attn.forward(input_layernorm(x), position, cache), x);
   return residual + mlp.forward(normed);
 }
 
@@ -84,10 +84,11 @@ Llama::Llama(const LlamaConfig& config)
   }
 }
 
-Tensor Llama::hidden_states(const Tensor& tokens) {
-  check_tokens("llama", tokens, config_.context_length);
+Tensor Llama::hidden_states(const Tensor& tokens, KvCache* cache) {
+  const std::int64_t first = first_position("llama", tokens, config_.context_length, cache);
   Tensor x = model.embed_tokens(tokens);
-  for (LlamaBlock& block : model.layers) x = block.forward(x);
+  for (std::int64_t i = 0; i < model.layers.size(); ++i)
+    x = model.layers[i].forward(x, first, cache == nullptr ? nullptr : &cache->layer(i));
   return model.norm(x);
 }
 

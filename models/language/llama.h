@@ -31,7 +31,8 @@ struct LlamaConfig {
 class LlamaAttention : public nn::Module {
  public:
   explicit LlamaAttention(const LlamaConfig& config);
-  Tensor forward(const Tensor& x);  // (batch, seqlen, hidden_size)
+  // (batch, seqlen, hidden_size), the tokens from `position` on.
+  Tensor forward(const Tensor& x, std::int64_t position = 0, KvCache::Layer* cache = nullptr);
 
   nn::Linear q_proj, k_proj, v_proj, o_proj;
 
@@ -51,7 +52,7 @@ class LlamaMlp : public nn::Module {
 class LlamaBlock : public nn::Module {
  public:
   explicit LlamaBlock(const LlamaConfig& config);
-  Tensor forward(const Tensor& x);
+  Tensor forward(const Tensor& x, std::int64_t position = 0, KvCache::Layer* cache = nullptr);
 
   nn::RMSNorm input_layernorm;
   LlamaAttention self_attn;
@@ -63,7 +64,7 @@ class Llama : public CausalLM {
  public:
   explicit Llama(const LlamaConfig& config);
 
-  Tensor hidden_states(const Tensor& tokens) override;
+  Tensor hidden_states(const Tensor& tokens, KvCache* cache = nullptr) override;
   Tensor output_weight() const override { return lm_head.weight; }
   std::int64_t vocab_size() const override { return config_.vocab_size; }
   std::int64_t context_length() const override { return config_.context_length; }

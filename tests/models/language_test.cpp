@@ -226,6 +226,63 @@ TEST(Generate, IsReproducibleAndGreedyAtTemperatureZero) {
             "[generate] token 61 is outside the vocabulary of 61");
 }
 
+// Token by token from a cache, side by side and in pages: the logits of the whole text read at once, up to
+// sums in another order.
+template <class Model>
+void expect_cache_changes_nothing(Model& model) {
+  NoGradGuard no_grad;
+  const Tensor text = tokens(2, 16);
+  for (const std::int64_t page_size : {0, 3}) {
+    models::KvCache cache(16, page_size);
+    std::int64_t read = 0;
+    for (const std::int64_t count : {5, 1, 1, 4, 5}) {
+      const Tensor next = model.next_token_logits(text.slice(1, read, read + count), &cache);
+      read += count;
+      EXPECT_EQ(cache.length(), read);
+      EXPECT_TRUE(test::near(next, model.next_token_logits(text.slice(1, 0, read)), {.atol = 1e-5}))
+          << read << " tokens, pages of " << page_size;
+    }
+  }
+}
+
+TEST(GPT2, ACacheChangesNothing) {
+  GPT2 model(kSmallGpt2);
+  expect_cache_changes_nothing(model);
+}
+
+TEST(Llama, ACacheChangesNothing) {
+  Llama model(kSmallLlama);
+  expect_cache_changes_nothing(model);
+}
+
+TEST(Generate, TheCacheChangesNoToken) {
+  GPT2 gpt2(kSmallGpt2);
+  Llama llama(kSmallLlama);
+  for (models::CausalLM* model :
+       {static_cast<models::CausalLM*>(&gpt2), static_cast<models::CausalLM*>(&llama)}) {
+    // Beyond the context too, where the oldest tokens are left out.
+    const std::vector<std::int64_t> prompt{1, 2, 3};
+    const auto cached = models::generate(*model, prompt, {.max_new_tokens = 20, .seed = 5});
+    EXPECT_EQ(cached,
+              models::generate(*model, prompt, {.max_new_tokens = 20, .seed = 5, .use_cache = false}));
+  }
+}
+
+TEST(KvCache, ErrorsNameTheLengths) {
+  GPT2 model(kSmallGpt2);
+  models::KvCache cache(10);
+  EXPECT_EQ(test::error_of([&] { model.next_token_logits(tokens(1, 4), &cache); }),
+            "[kv_cache] gradients do not flow through a cache: use NoGradGuard");
+  NoGradGuard no_grad;
+  model.next_token_logits(tokens(1, 8), &cache);
+  EXPECT_EQ(test::error_of([&] { model.next_token_logits(tokens(1, 3), &cache); }),
+            "[kv_cache] 3 tokens after 8: expected at most 10 in all");
+  EXPECT_EQ(test::error_of([&] { model.next_token_logits(tokens(1, 9), &cache); }),
+            "[gpt2] 17 tokens are more than the context length 16");
+  EXPECT_EQ(test::error_of([&] { model.next_token_logits(tokens(2, 1), &cache); }),
+            "[kv_cache] batch 2: expected 1, as in the tokens before");
+}
+
 // A model that repeats its input is learnt in a few hundred steps; afterwards generation shows it.
 TEST(GPT2, LearnsToCount) {
   manual_seed(1);
