@@ -52,6 +52,7 @@ inline constexpr auto kOps = std::to_array<OpEntry>({
     {"linear", OpClass::lower},
     {"conv2d", OpClass::lower},
     {"scaled_dot_product_attention", OpClass::lower},
+    {"scaled_dot_product_attention_varlen", OpClass::lower},
     {"linear_cross_entropy", OpClass::lower},  // its products; logits, loss and sums of gradients are fp32
     {"softmax", OpClass::fp32},
     {"log_softmax", OpClass::fp32},

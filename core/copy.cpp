@@ -1,8 +1,7 @@
 #include "core/copy.h"
 
-#include <cstring>
-
 #include "core/autograd.h"
+#include "core/convert.h"
 #include "core/cuda_backend.h"
 #include "core/half.h"
 #include "core/strided_loop.h"
@@ -12,31 +11,10 @@ namespace ergon::detail {
 namespace {
 
 template <class To, class From>
-To convert(From value) {
-  if constexpr (std::is_same_v<To, From>) {
-    return value;
-  } else if constexpr (std::is_same_v<To, bool>) {
-    return value != From(0);
-  } else if constexpr (std::is_same_v<From, bool>) {
-    return To(value ? 1.0f : 0.0f);
-  } else if constexpr (is_half(dtype_of<From>()) && !std::is_same_v<To, float>) {
-    return static_cast<To>(static_cast<float>(value));
-  } else if constexpr (is_half(dtype_of<To>())) {
-    return static_cast<To>(static_cast<float>(value));
-  } else {
-    return static_cast<To>(value);
-  }
-}
-
-template <class To, class From>
 void copy_row(To* to, std::int64_t to_stride, const From* from, std::int64_t from_stride,
               std::int64_t length) {
   if (to_stride == 1 && from_stride == 1) {
-    if constexpr (std::is_same_v<To, From>) {
-      std::memcpy(to, from, static_cast<std::size_t>(length) * sizeof(To));
-    } else {
-      for (std::int64_t i = 0; i < length; ++i) to[i] = convert<To>(from[i]);
-    }
+    convert_run(from, to, length);
   } else if (to_stride == 1 && from_stride == 0) {
     std::fill_n(to, length, convert<To>(from[0]));
   } else {

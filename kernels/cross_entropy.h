@@ -77,11 +77,11 @@ void total_loss(const TotalLossParams& params);
 
 }  // namespace cpu
 
-// logits and dlogits have one dtype. Sums are in fp32 (f64 for f64): cols / 512 terms in a thread one after
-// the other, then a tree. Rows move in 16-byte vectors where they consist of whole ones and pointers and
-// strides are multiples of 16 bytes. Targets are not checked before: target_weight makes the first one that
-// is neither in [0, cols) nor ignore_index an index fault (core/cuda/index_fault.h); elsewhere it counts as
-// ignored. Logits of ignored rows are not read.
+// logits and dlogits have one dtype, or are f32 and half precision. Sums are in fp32 (f64 for f64): cols /
+// 512 terms in a thread one after the other, then a tree. Rows move in 16-byte vectors where they consist of
+// whole ones and pointers and strides are multiples of 16 bytes. Targets are not checked before:
+// target_weight makes the first one that is neither in [0, cols) nor ignore_index an index fault
+// (core/cuda/index_fault.h); elsewhere it counts as ignored. Logits of ignored rows are not read.
 namespace cuda {
 
 void cross_entropy_forward(const CrossEntropyParams& params);

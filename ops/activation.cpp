@@ -1,5 +1,6 @@
 #include "ops/activation.h"
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "ops/elementwise.h"
 
@@ -17,15 +18,14 @@ enum class Needs { argument, result };
 // y = op(x), dx = grad_op(dy, x or y).
 Tensor apply(const char* name, UnaryOp op, const Tensor& x, BinaryOp grad_op, Needs needs) {
   const bool keeps_integers = op == UnaryOp::abs || op == UnaryOp::square;
-  const Tensor y =
-      detail::unary(name, op, x, keeps_integers ? x.dtype() : detail::floating_result(x.dtype()));
-  return autograd::record(
-      name, y, {x},
-      [=, saved = autograd::save(needs == Needs::result ? y : x)](const Tensor& grad_output,
-                                                                  const NeedsGrad&) {
-        const DType dtype = grad_output.dtype();
-        return Gradients{detail::binary(name, grad_op, grad_output, saved.get(), dtype, dtype)};
-      });
+  const DType dtype = autocast::dtype_for(name, x);  // of the result: the kernel reads any
+  const Tensor y = detail::unary(name, op, x, keeps_integers ? dtype : detail::floating_result(dtype));
+  return autograd::record(name, y, {x},
+                          [=, saved = autograd::save(needs == Needs::result ? y : x), x_dtype = x.dtype()](
+                              const Tensor& grad_output, const NeedsGrad&) {
+                            return Gradients{detail::binary(name, grad_op, grad_output, saved.get(),
+                                                            grad_output.dtype(), x_dtype)};
+                          });
 }
 
 }  // namespace

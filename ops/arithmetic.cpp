@@ -1,5 +1,6 @@
 #include "ops/arithmetic.h"
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
@@ -141,7 +142,7 @@ Tensor div(Scalar a, const Tensor& b) {
 }
 
 Tensor pow(const Tensor& x, double exponent) {
-  const DType dtype = detail::floating_result(x.dtype());
+  const DType dtype = detail::floating_result(autocast::dtype_for("pow", x));
   Tensor y;
   if (exponent == 2) {
     y = detail::unary("pow", UnaryOp::square, x, dtype);
@@ -152,7 +153,7 @@ Tensor pow(const Tensor& x, double exponent) {
   } else if (exponent == -0.5) {
     y = detail::unary("pow", UnaryOp::rsqrt, x, dtype);
   } else if (exponent == -1) {
-    y = quotient(Scalar(1.0), x);
+    y = detail::binary("pow", BinaryOp::div, Scalar(1.0), x, dtype, dtype);
   } else {
     y = detail::binary("pow", BinaryOp::pow, x, Scalar(exponent), dtype, dtype);
   }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "kernels/attention.h"
 #include "ops/attention_check.h"
@@ -134,10 +135,13 @@ Tensor attend(const char* op, AttentionParams params, const Inputs& in, const Te
 
 }  // namespace
 
-Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v,
-                                    const AttentionOptions& options) {
+Tensor scaled_dot_product_attention(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in,
+                                    const AttentionOptions& options_in) {
   constexpr const char* kOp = "scaled_dot_product_attention";
-  OpScope scope(kOp, q, k, v, options.bias, options.alibi_slopes);
+  OpScope scope(kOp, q_in, k_in, v_in, options_in.bias, options_in.alibi_slopes);
+  AttentionOptions options = options_in;
+  Tensor q, k, v;
+  std::tie(q, k, v, options.bias) = std::tuple_cat(autocast::cast(kOp, q_in, k_in, v_in, options_in.bias));
   detail::check_attention_operands(kOp, q, k, v, 4);
   ERGON_CHECK(q.size(0) == k.size(0), "[{}] q {} and k {} must agree in batch", kOp, q.shape(), k.shape());
   detail::check_attention_options(kOp, options, q, q.size(0), q.size(1), k.size(1));
@@ -150,12 +154,13 @@ Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tens
                 options.softmax_lse);
 }
 
-Tensor scaled_dot_product_attention_varlen(const Tensor& q, const Tensor& k, const Tensor& v,
+Tensor scaled_dot_product_attention_varlen(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in,
                                            const Tensor& cu_seqlens_q, const Tensor& cu_seqlens_k,
                                            std::int64_t max_seqlen_q, std::int64_t max_seqlen_k,
                                            const AttentionOptions& options) {
   constexpr const char* kOp = "scaled_dot_product_attention_varlen";
-  OpScope scope(kOp, q, k, v, cu_seqlens_q, cu_seqlens_k, options.alibi_slopes);
+  OpScope scope(kOp, q_in, k_in, v_in, cu_seqlens_q, cu_seqlens_k, options.alibi_slopes);
+  const auto [q, k, v] = autocast::cast(kOp, q_in, k_in, v_in);
   detail::check_attention_operands(kOp, q, k, v, 3);
   detail::check_cu_seqlens(kOp, 'q', cu_seqlens_q, q.size(0), max_seqlen_q);
   detail::check_cu_seqlens(kOp, 'k', cu_seqlens_k, k.size(0), max_seqlen_k);

@@ -1,5 +1,6 @@
 #include "ops/conv2d.h"
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "kernels/conv2d.h"
 #include "ops/dispatch.h"
@@ -64,9 +65,10 @@ void* data_of(const Tensor& tensor) { return tensor.defined() ? tensor.data_ptr(
 
 }  // namespace
 
-Tensor conv2d(const Tensor& x_in, const Tensor& weight_in, const Tensor& bias_in,
+Tensor conv2d(const Tensor& x_any, const Tensor& weight_any, const Tensor& bias_any,
               const Conv2dOptions& options) {
-  OpScope scope("conv2d", x_in, weight_in, bias_in);
+  OpScope scope("conv2d", x_any, weight_any, bias_any);
+  const auto [x_in, weight_in, bias_in] = autocast::cast("conv2d", x_any, weight_any, bias_any);
   check(x_in, weight_in, bias_in, options);
   const Conv2dGeometry g = geometry_of(x_in.shape(), weight_in.shape(), options);
   Tensor x, weight, bias;

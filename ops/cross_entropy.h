@@ -25,10 +25,11 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& targets, const CrossEnt
 // cross_entropy(hidden weight^T, targets) without the logits of more than a chunk of positions at a time: the
 // gradients of a chunk are computed right after its logits, and the backward only scales them.
 //   hidden   (..., features)
-//   weight   (classes, features)  hidden's dtype
+//   weight   (classes, features)  hidden's dtype; Autocast converts both
 //   targets  (...)
-// Logits are in fp32 (f64 for f64) for every dtype. Reduction::none is not supported. Keeps the gradients of
-// hidden and weight for the backward, in fp32 for half precision.
+// Logits and sums of gradients are in fp32 (f64 for f64) for every dtype; the logits' gradients, from which
+// the others are computed, are rounded to hidden's dtype. Reduction::none is not supported. Keeps the
+// gradients of hidden and weight for the backward, in fp32 for half precision.
 Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                             const CrossEntropyOptions& options = {});
 

@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "core/op_scope.h"
 #include "core/tensor_impl.h"
@@ -48,6 +50,15 @@ void check(const Tensor& hidden, const Tensor& weight, const CrossEntropyOptions
               "[linear_cross_entropy] reduction none: expected mean or sum; use linear and cross_entropy");
 }
 
+// What the logits' gradients of a mean are multiplied by in half precision, so that many rows do not push
+// them below f16's range; a power of two, which the products divide by again. The mean's gradients are at
+// most 1 in size: 2^15 keeps them finite.
+double gradient_scale(DType dtype, std::int64_t rows) {
+  if (!is_half(dtype)) return 1;
+  return static_cast<double>(
+      std::bit_floor(static_cast<std::uint64_t>(std::clamp<std::int64_t>(rows, 1, 1 << 15))));
+}
+
 // The gradients for grad_output = 1; undefined where not wanted. f32, or f64.
 struct Computed {
   Tensor hidden;  // (..., features)
@@ -56,6 +67,7 @@ struct Computed {
 
 // The sum or mean of the losses, and the gradients that `grads` has tensors for.
 //   logits = h W^T, dh = dlogits W, dW = sum over chunks of dlogits^T h
+// dlogits, an operand of the products, are of hidden's dtype.
 Tensor run(const RowView& hidden, const Tensor& weight, const detail::Targets& targets,
            const CrossEntropyOptions& options, const Computed& grads) {
   const std::int64_t rows = hidden.rows, features = hidden.cols, classes = weight.size(0);
@@ -63,6 +75,13 @@ Tensor run(const RowView& hidden, const Tensor& weight, const detail::Targets& t
   const std::int64_t chunk = rows_per_chunk(rows, classes, size_of(compute.dtype));
   const Tensor logits = empty({chunk, classes}, compute);
   const Tensor loss = empty({rows}, compute), lse = empty({chunk}, compute);
+  const bool differentiates = grads.hidden.defined() || grads.weight.defined();
+  const double scale = targets.weight.defined() ? gradient_scale(weight.dtype(), rows) : 1;
+  Tensor dlogits = logits, row_weight = targets.weight;
+  if (differentiates && is_half(weight.dtype())) {
+    dlogits = empty({chunk, classes}, weight.options());
+    if (scale != 1) row_weight = mul(row_weight, scale);
+  }
   const GemmOperand<const void*> w{weight.data_ptr(), weight.dtype(), weight.stride(0), weight.stride(1)};
   if (rows == 0 && grads.weight.defined()) Tensor(grads.weight).zero_();
   for (std::int64_t begin = 0; begin < rows; begin += chunk) {
@@ -82,14 +101,15 @@ Tensor run(const RowView& hidden, const Tensor& weight, const detail::Targets& t
                                        .lse = lse.data_ptr(),
                                        .loss = at(loss, begin)};
     ERGON_KERNEL(weight.device(), cross_entropy_forward, params);
-    if (!grads.hidden.defined() && !grads.weight.defined()) continue;
-    params.weight = targets.weight.defined() ? targets.weight.data_ptr() : nullptr;
-    params.dlogits = params.logits;
+    if (!differentiates) continue;
+    params.weight = row_weight.defined() ? row_weight.data_ptr() : nullptr;
+    params.dlogits = {dlogits.data_ptr(), dlogits.dtype(), classes};
     ERGON_KERNEL(weight.device(), cross_entropy_backward, params);
-    const GemmOperand<const void*> dz{z.data, z.dtype, classes, 1};
+    const GemmOperand<const void*> dz{dlogits.data_ptr(), dlogits.dtype(), classes, 1};
     if (grads.hidden.defined()) {
       const GemmOperand<void*> dh{at(grads.hidden, begin * features), compute.dtype, features, 1};
-      detail::gemm(compute.device, {.M = count, .N = features, .K = classes, .a = dz, .b = w, .c = dh});
+      detail::gemm(compute.device,
+                   {.M = count, .N = features, .K = classes, .a = dz, .b = w, .c = dh, .alpha = 1 / scale});
     }
     if (grads.weight.defined()) {
       const GemmOperand<void*> dw{grads.weight.data_ptr(), compute.dtype, features, 1};
@@ -99,6 +119,7 @@ Tensor run(const RowView& hidden, const Tensor& weight, const detail::Targets& t
                                     .a = transposed(dz),
                                     .b = h,
                                     .c = dw,
+                                    .alpha = 1 / scale,
                                     .beta = begin == 0 ? 0.0 : 1.0});
     }
   }
@@ -114,7 +135,7 @@ bool is_sole_owner(const Tensor& tensor) {
 // the device's grad_output is not waited for.
 struct Backward {
   Computed grads;
-  DType dtype;         // of hidden and weight
+  DType hidden_dtype, weight_dtype;
   double applied = 1;  // the grad_output that `grads` are for
 
   autograd::Gradients operator()(const Tensor& grad_output, const autograd::NeedsGrad&) {
@@ -123,17 +144,17 @@ struct Backward {
 
  private:
   autograd::Gradients on_device(const Tensor& grad_output) const {
-    const auto scaled = [&](const Tensor& gradient) {
+    const auto scaled = [&](const Tensor& gradient, DType dtype) {
       return gradient.defined() ? mul(gradient, grad_output).to(dtype) : gradient;
     };
-    return {scaled(grads.hidden), scaled(grads.weight)};
+    return {scaled(grads.hidden, hidden_dtype), scaled(grads.weight, weight_dtype)};
   }
 
   autograd::Gradients on_cpu(const Tensor& grad_output) {
     const double wanted = grad_output.item<double>();
     const double factor = wanted / applied;
     const bool reversible = std::isfinite(wanted) && wanted != 0;  // else keep the gradients for another call
-    const auto scaled = [&](Tensor& gradient) {
+    const auto scaled = [&](Tensor& gradient, DType dtype) {
       if (!gradient.defined()) return gradient;
       if (factor == 1) return gradient.to(dtype);
       if (!reversible) return mul(gradient, factor).to(dtype);
@@ -144,7 +165,7 @@ struct Backward {
       }
       return gradient.to(dtype);
     };
-    autograd::Gradients result{scaled(grads.hidden), scaled(grads.weight)};
+    autograd::Gradients result{scaled(grads.hidden, hidden_dtype), scaled(grads.weight, weight_dtype)};
     if (reversible) applied = wanted;
     return result;
   }
@@ -152,9 +173,13 @@ struct Backward {
 
 }  // namespace
 
-Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+Tensor linear_cross_entropy(const Tensor& hidden_in, const Tensor& weight_in, const Tensor& targets,
                             const CrossEntropyOptions& options) {
-  OpScope scope("linear_cross_entropy", hidden, weight, targets);
+  OpScope scope("linear_cross_entropy", hidden_in, weight_in, targets);
+  const auto [hidden, weight] = [&] {
+    NoGradGuard no_grad;
+    return autocast::cast("linear_cross_entropy", hidden_in, weight_in);
+  }();
   check(hidden, weight, options);
   Shape shape = hidden.shape();
   shape.erase(shape.size() - 1);
@@ -164,10 +189,11 @@ Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Te
       detail::check_targets("linear_cross_entropy", targets, shape, weight.size(0), compute.dtype, options);
   const bool recording = grad_enabled();
   Computed grads;
-  if (recording && hidden.requires_grad()) grads.hidden = empty(hidden.shape(), compute);
-  if (recording && weight.requires_grad()) grads.weight = empty(weight.shape(), compute);
+  if (recording && hidden_in.requires_grad()) grads.hidden = empty(hidden.shape(), compute);
+  if (recording && weight_in.requires_grad()) grads.weight = empty(weight.shape(), compute);
   const Tensor loss = run(rows_of(hidden), weight.detach(), checked, options, grads);
-  return autograd::record("linear_cross_entropy", loss, {hidden, weight}, Backward{std::move(grads), dtype});
+  return autograd::record("linear_cross_entropy", loss, {hidden_in, weight_in},
+                          Backward{std::move(grads), hidden_in.dtype(), weight_in.dtype()});
 }
 
 }  // namespace ergon::ops

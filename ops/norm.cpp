@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "kernels/norm.h"
 #include "ops/dispatch.h"
@@ -98,9 +99,10 @@ Gradients backward(const Saved& saved, const Tensor& dout, const Tensor& dsum, b
 
 }  // namespace
 
-AddNormResult normalize(const NormOp& op, const Tensor& x, const Tensor& residual, const Tensor& weight,
+AddNormResult normalize(const NormOp& op, const Tensor& x_in, const Tensor& residual_in, const Tensor& weight,
                         const Tensor& bias, double eps) {
-  OpScope scope(op.name, x, residual, weight, bias);
+  OpScope scope(op.name, x_in, residual_in, weight, bias);
+  const auto [x, residual] = autocast::cast(op.name, x_in, residual_in);
   check(op, x, residual, weight, bias, eps);
   const bool add = residual.defined();
   const std::array<Tensor, 4> inputs{x, weight, bias, residual};

@@ -1,5 +1,6 @@
 #include "ops/reduce.h"
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "kernels/reduce.h"
 #include "ops/arithmetic.h"
@@ -152,9 +153,9 @@ Tensor record_spread(const char* name, const Tensor& y, const Tensor& x, const D
   return autograd::record(
       name, y, {x},
       [shape = x.shape(), dtype = x.dtype(), mask, divisor](const Tensor& grad_output, const NeedsGrad&) {
-        Tensor grad = grad_output.reshape(reduced_shape(shape, mask, true)).to(dtype);
+        Tensor grad = grad_output.reshape(reduced_shape(shape, mask, true));
         if (divisor != 1) grad = div(grad, divisor);
-        return Gradients{grad.expand(shape)};
+        return Gradients{grad.to(dtype).expand(shape)};
       });
 }
 
@@ -162,14 +163,14 @@ Tensor record_spread(const char* name, const Tensor& y, const Tensor& x, const D
 
 Tensor sum(const Tensor& x, const Dims& dims, bool keepdim) {
   const DimMask mask = mask_of("sum", dims, x.dim());
-  const DType dtype = is_floating_point(x.dtype()) ? x.dtype() : DType::i64;
+  const DType dtype = is_floating_point(x.dtype()) ? autocast::dtype_for("sum", x) : DType::i64;
   return record_spread("sum", reduce("sum", ReduceOp::sum, x, mask, keepdim, dtype), x, mask, 1);
 }
 
 Tensor mean(const Tensor& x, const Dims& dims, bool keepdim) {
   const DimMask mask = mask_of("mean", dims, x.dim());
   const auto count = static_cast<double>(count_reduced(x.shape(), mask));
-  const DType dtype = detail::floating_result(x.dtype());
+  const DType dtype = detail::floating_result(autocast::dtype_for("mean", x));
   return record_spread("mean", reduce("mean", ReduceOp::sum, x, mask, keepdim, dtype, count), x, mask, count);
 }
 

@@ -1,5 +1,6 @@
 #include "ops/softmax.h"
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "kernels/softmax.h"
 #include "ops/dispatch.h"
@@ -34,9 +35,10 @@ Tensor backward(SoftmaxForm form, const Tensor& y, const Tensor& grad_output, co
   return grad_input;
 }
 
-Tensor apply(const char* name, SoftmaxForm form, const Tensor& x, std::int64_t dim) {
-  ERGON_CHECK(x.defined(), "[{}] the tensor is undefined", name);
-  OpScope scope(name, x);
+Tensor apply(const char* name, SoftmaxForm form, const Tensor& x_in, std::int64_t dim) {
+  ERGON_CHECK(x_in.defined(), "[{}] the tensor is undefined", name);
+  OpScope scope(name, x_in);
+  const auto [x] = autocast::cast(name, x_in);
   ERGON_CHECK(is_floating_point(x.dtype()), "[{}] dtype {}: expected floating point", name,
               name_of(x.dtype()));
   const SoftmaxShape shape = shape_around(x.shape(), wrap_dim(dim, x.dim(), name));

@@ -1,5 +1,6 @@
 #include "ops/swiglu.h"
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "kernels/swiglu.h"
 #include "ops/dispatch.h"
@@ -15,8 +16,9 @@ kernels::RowMatrix columns_from(kernels::RowMatrix matrix, std::int64_t col) {
 
 }  // namespace
 
-Tensor swiglu(const Tensor& gate, const Tensor& up) {
-  OpScope scope("swiglu", gate, up);
+Tensor swiglu(const Tensor& gate_in, const Tensor& up_in) {
+  OpScope scope("swiglu", gate_in, up_in);
+  const auto [gate, up] = autocast::cast("swiglu", gate_in, up_in);
   check_rows("swiglu", "gate", gate);
   ERGON_CHECK(gate.shape() == up.shape() && gate.dtype() == up.dtype(),
               "[swiglu] gate {} {} and up {} {}: shapes and dtypes must be equal", gate.shape(),

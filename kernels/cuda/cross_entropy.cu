@@ -66,6 +66,18 @@ __global__ void __launch_bounds__(kMaxRowThreads) cross_entropy_forward_kernel(C
   if (p.loss != nullptr) static_cast<Acc*>(p.loss)[r] = loss;
 }
 
+// Elements [at, at + kWidth) of an output of T, or for f32 of bf16 or f16 too.
+template <class T, int kWidth>
+__device__ __forceinline__ void store_as(const RowMatrix& out, std::int64_t at,
+                                         const Vector<accumulate_t<T>, kWidth>& values) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (out.dtype == DType::bf16)
+      return store(static_cast<bf16*>(out.data) + at, convert_vector<bf16>(values));
+    if (out.dtype == DType::f16) return store(static_cast<f16*>(out.data) + at, convert_vector<f16>(values));
+  }
+  store(static_cast<T*>(out.data) + at, convert_vector<T>(values));
+}
+
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kMaxRowThreads) cross_entropy_backward_kernel(CrossEntropyParams p) {
   using Acc = accumulate_t<T>;
@@ -75,7 +87,6 @@ __global__ void __launch_bounds__(kMaxRowThreads) cross_entropy_backward_kernel(
   const bool counted = counts(p, target);
   const int vectors = static_cast<int>(p.cols / kWidth);
   const T* row = Rows<const T>(p.logits).row(r);
-  T* out = Rows<T>(p.dlogits).row(r);
   Acc lse = 0, scale = 1;
   if (counted) {
     lse = static_cast<const Acc*>(p.lse)[r];
@@ -103,7 +114,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) cross_entropy_backward_kernel(
           if (v * kWidth + i == target) dx[i] -= hit;
         }
       }
-      store(out + v * kWidth, convert_vector<T>(dx));
+      store_as<T>(p.dlogits, r * p.dlogits.stride + v * kWidth, dx);
     }
   }
 }
