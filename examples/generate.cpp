@@ -7,6 +7,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "core/autocast.h"
 #include "examples/support/cli.h"
 #include "models/data/tokenizer.h"
 #include "models/io/checkpoint.h"
@@ -28,6 +29,7 @@ std::string model_folder(const std::string& path) {
 
 int main(int argc, char** argv) {
   std::string path, prompt = "\n", device = "auto";
+  cli::PrecisionOptions precision;
   models::SamplingOptions options{.max_new_tokens = 400, .temperature = 0.8, .top_k = 200, .seed = 1337};
   CLI::App app{"Continues a prompt with a model of train_gpt, or a byte-level one in Hugging Face's files."};
   app.add_option(
@@ -43,9 +45,12 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--seed", options.seed)->capture_default_str();
   cli::add_device_option(&app, device);
+  cli::add_precision_options(&app, precision);
   return cli::run_program(app, argc, argv, [&] {
     const auto model = models::load_language_model(model_folder(path));
     model->to(cli::device_of(device));
+    cli::set_up_precision(*model, precision);
+    const Autocast autocast(precision.dtype());
     const data::ByteTokenizer tokenizer;
     ERGON_CHECK(model->vocab_size() == tokenizer.vocab_size(),
                 "{} has a vocabulary of {}, the byte tokenizer one of {}", path, model->vocab_size(),

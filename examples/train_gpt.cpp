@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "core/autocast.h"
 #include "core/log.h"
 #include "examples/support/cli.h"
 #include "models/data/text_dataset.h"
@@ -109,6 +110,7 @@ void print_sample(models::CausalLM& model, const data::Tokenizer& tokenizer, con
 
 void run(const CLI::App& app, Options& o) {
   o.common.trainer.run_config = cli::run_config(app);
+  o.common.trainer.precision = o.common.precision.dtype();
   const Device device = cli::device_of(o.common.device);
   manual_seed(o.common.seed);
   const data::ByteTokenizer tokenizer;
@@ -120,7 +122,7 @@ void run(const CLI::App& app, Options& o) {
   model->to(device);
   std::cout << fmt::format("{} parameters, {} training and {} validation tokens, {}\n",
                            model->num_parameters(), text.train.size(), text.validation.size(),
-                           cli::describe_run(device));
+                           cli::set_up_precision(*model, o.common.precision));
 
   o.task.seqlen = o.context;
   o.task.seed = o.common.seed;
@@ -130,6 +132,7 @@ void run(const CLI::App& app, Options& o) {
   const trainer::TrainerResult result =
       trainer::train(task, optimizer, cli::schedule_of(o.common), o.common.trainer);
   cli::print_summary(result, task.sample_name(), device);
+  const Autocast autocast(o.common.precision.dtype());
   if (!result.interrupted) print_sample(*model, tokenizer, o);
 }
 

@@ -43,6 +43,7 @@ void add_options(CLI::App& app, Options& o) {
 
 void run(const CLI::App& app, Options& o) {
   o.common.trainer.run_config = cli::run_config(app);
+  o.common.trainer.precision = o.common.precision.dtype();
   const Device device = cli::device_of(o.common.device);
   manual_seed(o.common.seed);
   trainer::make_output_folder(o.common.trainer.output_dir);
@@ -53,7 +54,7 @@ void run(const CLI::App& app, Options& o) {
   models::ResNet model(o.model);
   model.to(device);
   std::cout << fmt::format("{} parameters, {} training and {} test images, {}\n", model.num_parameters(),
-                           training.size(), test.size(), cli::describe_run(device));
+                           training.size(), test.size(), cli::set_up_precision(model, o.common.precision));
 
   o.task.seed = o.common.seed;
   models::ImageTask task(model, model.config(), training, test, o.task);

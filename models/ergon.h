@@ -20,6 +20,8 @@
 #include "models/nn/conv.h"
 #include "models/nn/init.h"
 #include "models/nn/layers.h"
+#include "models/nn/precision.h"
+#include "models/trainer/numerics.h"
 #include "models/trainer/trainer.h"
 #include "models/vision/resnet.h"
 #include "ops/activation.h"

@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "core/log.h"
+#include "models/nn/precision.h"
 #include "optim/schedule.h"
 
 namespace ergon::cli {
@@ -14,7 +15,8 @@ namespace {
 constexpr std::array kFreeOptions{
     "help",          "config",        "output", "resume",           "log-interval",
     "eval-interval", "eval-batches",  "quiet",  "keep-checkpoints", "checkpoint-interval",
-    "sample",        "sample-tokens", "data",   "init-from",        "device"};
+    "sample",        "sample-tokens", "data",   "init-from",        "device",
+    "numerics-every"};
 
 // A usage error in one line. CLI11 does not name the file of an unknown key, and reports a missing option
 // before the misspelt one.
@@ -54,6 +56,10 @@ void add_common_options(CLI::App& app, CommonOptions& o) {
       ->capture_default_str();
   run->add_flag("--quiet", o.trainer.quiet, "No progress lines");
   add_device_option(run, o.device);
+  add_precision_options(run, o.precision);
+  run->add_option("--numerics-every", o.trainer.numerics_interval,
+                  "Steps between reports of what half precision loses in every layer; 0: none")
+      ->capture_default_str();
 
   auto* optimiser = app.add_option_group("Optimiser (AdamW)");
   optimiser->add_option("--lr", o.lr, "Highest learning rate")->capture_default_str();
@@ -109,8 +115,23 @@ void add_device_option(CLI::App* app, std::string& device) {
       ->capture_default_str();
 }
 
-std::string describe_run(Device device) {
-  return fmt::format("device {} ({}), fp32", to_string(device), device_name(device));
+DType PrecisionOptions::dtype() const {
+  return name == "bf16" ? DType::bf16 : name == "fp16" ? DType::f16 : DType::f32;
+}
+
+void add_precision_options(CLI::App* app, PrecisionOptions& options) {
+  app->add_option("--precision", options.name, "fp32, bf16 or fp16: of matrix products and convolutions")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
+      ->capture_default_str();
+  app->add_option("--keep-fp32", options.keep_fp32,
+                  "Modules that compute in fp32 whatever --precision says: 'ln_f,lm_head,h.*.mlp'");
+}
+
+std::string set_up_precision(nn::Module& model, const PrecisionOptions& options) {
+  const std::vector<std::string> kept = nn::set_precision(model, options.keep_fp32, DType::f32);
+  const Device device = model.device();
+  return fmt::format("device {} ({}), {}{}", to_string(device), device_name(device), options.name,
+                     kept.empty() ? "" : fmt::format(" (fp32 in {})", fmt::join(kept, ", ")));
 }
 
 void print_summary(const trainer::TrainerResult& result, const std::string& sample_name, Device device) {

@@ -8,14 +8,24 @@
 
 #include <CLI/CLI.hpp>
 
+#include "models/nn/module.h"
 #include "models/trainer/trainer.h"
 
 namespace ergon::cli {
+
+// Of the computation with fp32 parameters.
+struct PrecisionOptions {
+  std::string name = "fp32";  // or bf16 or fp16
+  std::string keep_fp32;      // patterns of modules' names, for nn::set_precision
+
+  DType dtype() const;
+};
 
 struct CommonOptions {
   trainer::TrainerOptions trainer{.output_dir = "out"};
   std::uint64_t seed = 1337;
   std::string device = "auto";
+  PrecisionOptions precision;
   std::string schedule = "cosine";
   double lr = 1e-3, min_lr = 0;
   std::int64_t warmup = 0;
@@ -36,8 +46,13 @@ Device device_of(const std::string& name);
 // Adds --device.
 void add_device_option(CLI::App* app, std::string& device);
 
-// "device cuda:0 (NVIDIA A100-SXM4-80GB), fp32": the end of the line that a program prints before it starts.
-std::string describe_run(Device device);
+// Adds --precision and --keep-fp32.
+void add_precision_options(CLI::App* app, PrecisionOptions& options);
+
+// Does what --keep-fp32 says. Throws Error listing the modules' names if a pattern finds none.
+// Returns "device cuda:0 (NVIDIA A100-SXM4-80GB), bf16 (fp32 in transformer.ln_f)": the end of the line that
+// a program prints before it starts.
+std::string set_up_precision(nn::Module& model, const PrecisionOptions& options);
 
 // Where the results lie, speed and memory of `device`, on standard output.
 void print_summary(const trainer::TrainerResult& result, const std::string& sample_name, Device device);

@@ -41,14 +41,20 @@ std::unique_ptr<CausalLM> build(const nlohmann::json& config, const NamedTensors
 
 }  // namespace
 
-Tensor CausalLM::logits(const Tensor& tokens) { return ops::linear(hidden_states(tokens), output_weight()); }
+Tensor CausalLM::logits(const Tensor& tokens) {
+  return head().call([this](const Tensor& hidden) { return ops::linear(hidden, output_weight()); },
+                     hidden_states(tokens));
+}
 
 Tensor CausalLM::next_token_logits(const Tensor& tokens, KvCache* cache) {
-  return ops::linear(hidden_states(tokens, cache).select(1, -1), output_weight());
+  return head().call([this](const Tensor& hidden) { return ops::linear(hidden, output_weight()); },
+                     hidden_states(tokens, cache).select(1, -1));
 }
 
 Tensor CausalLM::loss(const Tensor& tokens, const Tensor& targets) {
-  return ops::linear_cross_entropy(hidden_states(tokens), output_weight(), targets);
+  return head().call(
+      [&](const Tensor& hidden) { return ops::linear_cross_entropy(hidden, output_weight(), targets); },
+      hidden_states(tokens));
 }
 
 std::unique_ptr<CausalLM> make_language_model(const nlohmann::json& config) {

@@ -20,6 +20,8 @@ class CausalLM : public nn::Module {
   virtual Tensor hidden_states(const Tensor& tokens, KvCache* cache = nullptr) = 0;
   // The output projection, (vocab_size, hidden_size).
   virtual Tensor output_weight() const = 0;
+  // The module that the product with it, and the loss, are part of.
+  virtual nn::Module& head() = 0;
 
   virtual std::int64_t vocab_size() const = 0;
   virtual std::int64_t context_length() const = 0;  // the longest seqlen

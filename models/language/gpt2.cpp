@@ -23,12 +23,16 @@ GPT2Attention::GPT2Attention(const GPT2Config& config)
   register_module("c_proj", c_proj);
 }
 
-Tensor GPT2Attention::forward(const Tensor& x, KvCache::Layer* cache) {
-  const std::int64_t batch = x.size(0), seqlen = x.size(1), width = x.size(2);
-  const std::vector<Tensor> qkv = chunk(c_attn(x), 3, 2);  // (batch, seqlen, width) each
+Tensor GPT2Attention::forward(const Tensor& input, KvCache::Layer* cache) {
+  const std::int64_t batch = input.size(0), seqlen = input.size(1), width = input.size(2);
   const auto heads = [&](const Tensor& t) { return t.view({batch, seqlen, num_heads_, width / num_heads_}); };
-  const Tensor o = attend_causally(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]), cache);
-  return c_proj(o.view({batch, seqlen, width}));
+  return call(
+      [&](const Tensor& x) {
+        const std::vector<Tensor> qkv = chunk(c_attn(x), 3, 2);  // (batch, seqlen, width) each
+        const Tensor o = attend_causally(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]), cache);
+        return c_proj(o.view({batch, seqlen, width}));
+      },
+      input);
 }
 
 GPT2Mlp::GPT2Mlp(const GPT2Config& config)
@@ -53,9 +57,13 @@ GPT2Block::GPT2Block(const GPT2Config& config)
   register_module("dropout", dropout_);
 }
 
-Tensor GPT2Block::forward(const Tensor& x, KvCache::Layer* cache) {
-  const auto [normed, residual] = ln_2.forward_add(dropout_(attn.forward(ln_1(x), cache)), x);
-  return residual + dropout_(mlp.forward(normed));
+Tensor GPT2Block::forward(const Tensor& input, KvCache::Layer* cache) {
+  return call(
+      [&](const Tensor& x) {
+        const auto [normed, residual] = ln_2.forward_add(dropout_(attn.forward(ln_1(x), cache)), x);
+        return residual + dropout_(mlp(normed));
+      },
+      input);
 }
 
 GPT2::Transformer::Transformer(const GPT2Config& config)
@@ -73,6 +81,7 @@ GPT2::Transformer::Transformer(const GPT2Config& config)
 
 GPT2::GPT2(const GPT2Config& config) : transformer((config.validate(), config)), config_(config) {
   register_module("transformer", transformer);
+  register_module("lm_head", lm_head);
   const double residual_std = 0.02 / std::sqrt(2.0 * static_cast<double>(config.num_layers));
   for (auto& [name, parameter] : named_parameters()) {
     if (name.ends_with(".bias")) {

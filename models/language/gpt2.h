@@ -31,7 +31,7 @@ struct GPT2Config {
 class GPT2Attention : public nn::Module {
  public:
   explicit GPT2Attention(const GPT2Config& config);
-  Tensor forward(const Tensor& x, KvCache::Layer* cache = nullptr);  // (batch, seqlen, hidden_size)
+  Tensor forward(const Tensor& input, KvCache::Layer* cache = nullptr);  // (batch, seqlen, hidden_size)
 
   nn::Linear c_attn, c_proj;
 
@@ -39,10 +39,10 @@ class GPT2Attention : public nn::Module {
   std::int64_t num_heads_;
 };
 
-class GPT2Mlp : public nn::Module {
+class GPT2Mlp : public nn::Layer {
  public:
   explicit GPT2Mlp(const GPT2Config& config);
-  Tensor forward(const Tensor& x);
+  Tensor forward(const Tensor& x) override;
 
   nn::Linear c_fc, c_proj;
 };
@@ -50,7 +50,7 @@ class GPT2Mlp : public nn::Module {
 class GPT2Block : public nn::Module {
  public:
   explicit GPT2Block(const GPT2Config& config);
-  Tensor forward(const Tensor& x, KvCache::Layer* cache = nullptr);
+  Tensor forward(const Tensor& input, KvCache::Layer* cache = nullptr);
 
   nn::LayerNorm ln_1;
   GPT2Attention attn;
@@ -69,6 +69,7 @@ class GPT2 : public CausalLM {
 
   Tensor hidden_states(const Tensor& tokens, KvCache* cache = nullptr) override;
   Tensor output_weight() const override { return transformer.wte.weight; }
+  nn::Module& head() override { return lm_head; }
   std::int64_t vocab_size() const override { return config_.vocab_size; }
   std::int64_t context_length() const override { return config_.context_length; }
   double training_flops_per_token(std::int64_t seqlen) const override;
@@ -81,6 +82,7 @@ class GPT2 : public CausalLM {
     nn::ModuleList<GPT2Block> h;
     nn::LayerNorm ln_f;
   } transformer;
+  nn::Module lm_head;  // the product with transformer.wte.weight
 
  private:
   GPT2Config config_;

@@ -26,14 +26,18 @@ LlamaAttention::LlamaAttention(const LlamaConfig& config)
   register_module("o_proj", o_proj);
 }
 
-Tensor LlamaAttention::forward(const Tensor& x, std::int64_t position, KvCache::Layer* cache) {
-  const std::int64_t batch = x.size(0), seqlen = x.size(1);
+Tensor LlamaAttention::forward(const Tensor& input, std::int64_t position, KvCache::Layer* cache) {
+  const std::int64_t batch = input.size(0), seqlen = input.size(1);
   const auto heads = [&](const Tensor& t) { return t.view({batch, seqlen, -1, head_dim_}); };
   const ops::RotaryOptions rotary{.theta = rope_theta_, .position_offset = position};
-  const Tensor q = ops::rotary_embedding(heads(q_proj(x)), rotary);
-  const Tensor k = ops::rotary_embedding(heads(k_proj(x)), rotary);
-  const Tensor o = attend_causally(q, k, heads(v_proj(x)), cache);
-  return o_proj(o.view({batch, seqlen, -1}));
+  return call(
+      [&](const Tensor& x) {
+        const Tensor q = ops::rotary_embedding(heads(q_proj(x)), rotary);
+        const Tensor k = ops::rotary_embedding(heads(k_proj(x)), rotary);
+        const Tensor o = attend_causally(q, k, heads(v_proj(x)), cache);
+        return o_proj(o.view({batch, seqlen, -1}));
+      },
+      input);
 }
 
 LlamaMlp::LlamaMlp(const LlamaConfig& config)
@@ -58,10 +62,14 @@ LlamaBlock::LlamaBlock(const LlamaConfig& config)
   register_module("mlp", mlp);
 }
 
-Tensor LlamaBlock::forward(const Tensor& x, std::int64_t position, KvCache::Layer* cache) {
-  const auto [normed, residual] =
-      post_attention_layernorm.forward_add(self_attn.forward(input_layernorm(x), position, cache), x);
-  return residual + mlp.forward(normed);
+Tensor LlamaBlock::forward(const Tensor& input, std::int64_t position, KvCache::Layer* cache) {
+  return call(
+      [&](const Tensor& x) {
+        const auto [normed, residual] =
+            post_attention_layernorm.forward_add(self_attn.forward(input_layernorm(x), position, cache), x);
+        return residual + mlp(normed);
+      },
+      input);
 }
 
 Llama::Model::Model(const LlamaConfig& config)

@@ -32,7 +32,7 @@ class LlamaAttention : public nn::Module {
  public:
   explicit LlamaAttention(const LlamaConfig& config);
   // (batch, seqlen, hidden_size), the tokens from `position` on.
-  Tensor forward(const Tensor& x, std::int64_t position = 0, KvCache::Layer* cache = nullptr);
+  Tensor forward(const Tensor& input, std::int64_t position = 0, KvCache::Layer* cache = nullptr);
 
   nn::Linear q_proj, k_proj, v_proj, o_proj;
 
@@ -41,10 +41,10 @@ class LlamaAttention : public nn::Module {
   double rope_theta_;
 };
 
-class LlamaMlp : public nn::Module {
+class LlamaMlp : public nn::Layer {
  public:
   explicit LlamaMlp(const LlamaConfig& config);
-  Tensor forward(const Tensor& x);
+  Tensor forward(const Tensor& x) override;
 
   nn::Linear gate_proj, up_proj, down_proj;
 };
@@ -52,7 +52,7 @@ class LlamaMlp : public nn::Module {
 class LlamaBlock : public nn::Module {
  public:
   explicit LlamaBlock(const LlamaConfig& config);
-  Tensor forward(const Tensor& x, std::int64_t position = 0, KvCache::Layer* cache = nullptr);
+  Tensor forward(const Tensor& input, std::int64_t position = 0, KvCache::Layer* cache = nullptr);
 
   nn::RMSNorm input_layernorm;
   LlamaAttention self_attn;
@@ -66,6 +66,7 @@ class Llama : public CausalLM {
 
   Tensor hidden_states(const Tensor& tokens, KvCache* cache = nullptr) override;
   Tensor output_weight() const override { return lm_head.weight; }
+  nn::Module& head() override { return lm_head; }
   std::int64_t vocab_size() const override { return config_.vocab_size; }
   std::int64_t context_length() const override { return config_.context_length; }
   double training_flops_per_token(std::int64_t seqlen) const override;

@@ -26,8 +26,14 @@ Linear::Linear(std::int64_t in_features, std::int64_t out_features, const Linear
   }
 }
 
+Tensor Linear::forward(const Tensor& input) { return ops::linear(input, weight, bias, {.layout = layout_}); }
+
 Tensor Linear::forward(const Tensor& input, ops::Activation activation) {
-  return ops::linear(input, weight, bias, {.activation = activation, .layout = layout_});
+  return call(
+      [&](const Tensor& x) {
+        return ops::linear(x, weight, bias, {.activation = activation, .layout = layout_});
+      },
+      input);
 }
 
 Embedding::Embedding(std::int64_t num_embeddings, std::int64_t embedding_dim)
@@ -49,8 +55,12 @@ LayerNorm::LayerNorm(std::int64_t features, double eps, bool with_bias)
 Tensor LayerNorm::forward(const Tensor& input) { return ops::layer_norm(input, weight, bias, eps_); }
 
 std::pair<Tensor, Tensor> LayerNorm::forward_add(const Tensor& x, const Tensor& residual) {
-  auto [normed, sum] = ops::add_layer_norm(x, residual, weight, bias, eps_);
-  return {normed, sum};
+  return call(
+      [this](const Tensor& a, const Tensor& b) {
+        const auto [normed, sum] = ops::add_layer_norm(a, b, weight, bias, eps_);
+        return std::pair(normed, sum);
+      },
+      x, residual);
 }
 
 RMSNorm::RMSNorm(std::int64_t features, double eps) : weight(ones({features})), eps_(eps) {
@@ -60,8 +70,12 @@ RMSNorm::RMSNorm(std::int64_t features, double eps) : weight(ones({features})), 
 Tensor RMSNorm::forward(const Tensor& input) { return ops::rms_norm(input, weight, eps_); }
 
 std::pair<Tensor, Tensor> RMSNorm::forward_add(const Tensor& x, const Tensor& residual) {
-  auto [normed, sum] = ops::add_rms_norm(x, residual, weight, eps_);
-  return {normed, sum};
+  return call(
+      [this](const Tensor& a, const Tensor& b) {
+        const auto [normed, sum] = ops::add_rms_norm(a, b, weight, eps_);
+        return std::pair(normed, sum);
+      },
+      x, residual);
 }
 
 Dropout::Dropout(double p) : p_(p) {

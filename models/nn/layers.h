@@ -20,8 +20,8 @@ struct LinearOptions {
 class Linear : public Layer {
  public:
   Linear(std::int64_t in_features, std::int64_t out_features, const LinearOptions& options = {});
-  Tensor forward(const Tensor& input) override { return forward(input, ops::Activation::none); }
-  // With the activation in the same kernel.
+  Tensor forward(const Tensor& input) override;
+  // With the activation in the same kernel; through call().
   Tensor forward(const Tensor& input, ops::Activation activation);
 
   Tensor weight;  // (out_features, in_features), or (in_features, out_features) with in_out
@@ -45,7 +45,7 @@ class LayerNorm : public Layer {
  public:
   explicit LayerNorm(std::int64_t features, double eps = 1e-5, bool with_bias = true);
   Tensor forward(const Tensor& input) override;
-  // {LayerNorm(x + residual), x + residual} in one pass.
+  // {LayerNorm(x + residual), x + residual} in one pass; through call().
   std::pair<Tensor, Tensor> forward_add(const Tensor& x, const Tensor& residual);
 
   Tensor weight;  // (features)
@@ -60,7 +60,7 @@ class RMSNorm : public Layer {
  public:
   explicit RMSNorm(std::int64_t features, double eps = 1e-6);
   Tensor forward(const Tensor& input) override;
-  // {RMSNorm(x + residual), x + residual} in one pass.
+  // {RMSNorm(x + residual), x + residual} in one pass; through call().
   std::pair<Tensor, Tensor> forward_add(const Tensor& x, const Tensor& residual);
 
   Tensor weight;  // (features)

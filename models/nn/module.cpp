@@ -145,6 +145,17 @@ void Module::apply(const std::function<void(Module&)>& f) {
   f(*this);
 }
 
+void Module::precision(std::optional<DType> dtype) {
+  ERGON_CHECK(!dtype || *dtype == DType::f32 || is_half(*dtype),
+              "[precision] dtype {}: expected f32, bf16 or f16", name_of(*dtype));
+  apply([dtype](Module& module) { module.precision_ = dtype; });
+}
+
+Tensor Module::in_precision(const Tensor& input) const {
+  const bool converts = input.defined() && is_floating_point(input.dtype()) && input.dtype() != DType::f64;
+  return converts ? input.to(*precision_) : input;
+}
+
 void Module::zero_grad() {
   for (Tensor& parameter : parameters()) parameter.zero_grad();
 }

@@ -16,10 +16,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "core/autocast.h"
 #include "core/tensor.h"
 
 namespace ergon::nn {
@@ -64,6 +66,32 @@ class Module {
   void apply(const std::function<void(Module&)>& f);
   void zero_grad();
 
+  // In which dtype this module and all below it compute, whatever Autocast scope they are called in: as an
+  // Autocast scope of their own whose inputs are converted. None: as the scope around them says. Throws Error
+  // unless f32, bf16 or f16.
+  void precision(std::optional<DType> dtype);
+  std::optional<DType> precision() const { return precision_; }
+
+  // f is shown every result of this module: see call(). An empty one ends that.
+  void on_output(std::function<void(const Tensor&)> f) { on_output_ = std::move(f); }
+
+  // f(inputs...) as what this module does: in its precision(), and with the result (of a pair the first)
+  // shown to on_output's function. Layer::operator() goes through here; a module that is called in another
+  // way puts it there:
+  //   Tensor forward(const Tensor& query, const Tensor& memory) {
+  //     return call([&](const Tensor& q, const Tensor& m) { return ...; }, query, memory);
+  //   }
+  template <class F, class... Inputs>
+  auto call(F&& f, const Inputs&... inputs) {
+    auto result = [&] {
+      if (!precision_) return f(inputs...);
+      const Autocast guard(*precision_);
+      return f(in_precision(inputs)...);
+    }();
+    if (on_output_) show(result);
+    return result;
+  }
+
  protected:
   // `member` must be a member of the module. Sets requires_grad.
   void register_parameter(std::string name, Tensor& member);
@@ -75,17 +103,26 @@ class Module {
   void for_each_tensor(const std::string& prefix,
                        const std::function<void(const std::string&, Tensor&, bool)>& f) const;
 
+  Tensor in_precision(const Tensor& input) const;
+  void show(const Tensor& result) const { on_output_(result); }
+  void show(const std::pair<Tensor, Tensor>& results) const { on_output_(results.first); }
+
   std::vector<std::pair<std::string, Tensor*>> parameters_;
   std::vector<std::pair<std::string, Tensor*>> buffers_;
   std::vector<std::pair<std::string, Module*>> children_;
   bool training_ = true;
+  std::optional<DType> precision_;
+  std::function<void(const Tensor&)> on_output_;
 };
 
-// A module with one input and one output.
+// A module with one input and one output. To be called as layer(input): forward alone leaves out what call()
+// does.
 class Layer : public Module {
  public:
   virtual Tensor forward(const Tensor& input) = 0;
-  Tensor operator()(const Tensor& input) { return forward(input); }
+  Tensor operator()(const Tensor& input) {
+    return call([this](const Tensor& x) { return forward(x); }, input);
+  }
 };
 
 // Modules of one type under the names "0", "1", ...

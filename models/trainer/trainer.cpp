@@ -10,6 +10,7 @@
 
 #include <unistd.h>
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "core/log.h"
 #include "models/io/atomic_file.h"
@@ -18,6 +19,7 @@
 #include "models/trainer/interrupt.h"
 #include "models/trainer/loss_plot.h"
 #include "models/trainer/metrics_log.h"
+#include "models/trainer/numerics.h"
 #include "optim/clip_grad.h"
 
 namespace ergon::trainer {
@@ -47,7 +49,11 @@ class Run {
  public:
   Run(Task& task, optim::Optimizer& optimizer, const std::function<double(std::int64_t)>& learning_rate,
       const TrainerOptions& options)
-      : task_(task), optimizer_(optimizer), learning_rate_(learning_rate), options_(options) {
+      : task_(task),
+        optimizer_(optimizer),
+        learning_rate_(learning_rate),
+        options_(options),
+        numerics_(task.model(), is_half(options.precision) ? options.precision : DType::f16) {
     check_options();
     make_output_folder(options_.output_dir);
     resume_if_asked();
@@ -91,6 +97,7 @@ class Run {
     at_least("eval_interval", options_.eval_interval, 0);
     at_least("checkpoint_interval", options_.checkpoint_interval, 0);
     at_least("keep_checkpoints", options_.keep_checkpoints, 1);
+    at_least("numerics_interval", options_.numerics_interval, 0);
     ERGON_CHECK(options_.clip_norm >= 0, "[trainer] clip_norm is {}: expected 0 or more", options_.clip_norm);
   }
 
@@ -125,13 +132,19 @@ class Run {
   void make_step() {
     const double rate = learning_rate_(step_);
     optimizer_.set_learning_rate(rate);
+    const bool watched = options_.numerics_interval > 0 && (step_ + 1) % options_.numerics_interval == 0;
+    if (watched) numerics_.watch();
     std::vector<Tensor> losses;  // read once all work of the step is on the device's stream
-    for (std::int64_t i = 0; i < options_.gradient_accumulation; ++i) {
-      const Tensor loss = task_.next_loss();
-      loss.backward(
-          full(loss.shape(), 1.0 / static_cast<double>(options_.gradient_accumulation), loss.options()));
-      losses.push_back(loss.detach());
+    {
+      const Autocast autocast(options_.precision);  // over all micro-batches: weights are converted once
+      for (std::int64_t i = 0; i < options_.gradient_accumulation; ++i) {
+        const Tensor loss = task_.next_loss();
+        loss.backward(
+            full(loss.shape(), 1.0 / static_cast<double>(options_.gradient_accumulation), loss.options()));
+        losses.push_back(loss.detach());
+      }
     }
+    if (watched) report_numerics();
     loss_ = 0;
     for (const Tensor& loss : losses) {
       loss_ += loss.item<double>() / static_cast<double>(options_.gradient_accumulation);
@@ -143,6 +156,14 @@ class Run {
     optimizer_.zero_grad();
     ++step_;
     rate_ = rate;
+  }
+
+  void report_numerics() {
+    const std::vector<ModuleNumerics> modules = numerics_.take();
+    metrics_->write({{"step", step_ + 1}, {"numerics", to_json(modules, numerics_.target())}});
+    if (options_.quiet) return;
+    fmt::print("step {}: {}", step_ + 1, describe(modules, numerics_.target()));
+    std::fflush(stdout);
   }
 
   void check_finite(const char* what, double value) const {
@@ -184,7 +205,8 @@ class Run {
   void evaluate() {
     const auto pause = Clock::now();
     {
-      NoGradGuard no_grad;
+      const NoGradGuard no_grad;
+      const Autocast autocast(options_.precision);
       task_.model().eval();
       result_.evaluation = task_.evaluate();
       task_.model().train();
@@ -239,6 +261,7 @@ class Run {
   optim::Optimizer& optimizer_;
   const std::function<double(std::int64_t)>& learning_rate_;
   const TrainerOptions& options_;
+  NumericsMonitor numerics_;
   std::unique_ptr<MetricsLog> metrics_;
   TrainerResult result_;
   std::int64_t step_ = 0;  // steps made

@@ -50,6 +50,8 @@ struct TrainerOptions {
   std::int64_t keep_checkpoints = 3;       // the newest ones kept
   bool resume = false;                     // go on from the newest checkpoint in output_dir, if there is one
   bool quiet = false;                      // no progress lines on standard output
+  DType precision = DType::f32;            // of an Autocast scope around losses and evaluations
+  std::int64_t numerics_interval = 0;      // steps between numerics reports; 0: none
   nlohmann::json run_config = {};          // stored in checkpoints; must be the same when resuming
 };
 

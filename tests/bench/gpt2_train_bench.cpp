@@ -1,17 +1,20 @@
 // Training steps of a GPT-2 on random tokens: losses, milliseconds a step, tokens a second, peak memory.
 //
-//   gpt2_train_bench --size 124M --batch 4 --seqlen 256 --steps 20 --dir /tmp/gpt2 [--save]
+//   gpt2_train_bench --size 124M --batch 4 --seqlen 256 --steps 20 --dir /tmp/gpt2 [--precision bf16]
+//   [--save]
 //
 // --save writes the initial weights and the tokens to --dir, for tests/peers/gpt2_peer.py; without it they
 // are read from there. The last line on standard output is one JSON object.
 
 #include <chrono>
 #include <iostream>
+#include <optional>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 #include <sys/resource.h>
 
+#include "core/autocast.h"
 #include "core/autograd.h"
 #include "models/io/safetensors.h"
 #include "models/language/gpt2.h"
@@ -36,7 +39,7 @@ double peak_rss_mib() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string size = "124M", dir;
+  std::string size = "124M", dir, precision = "f32";
   std::int64_t batch = 4, seqlen = 256, steps = 20;
   bool save = false;
   CLI::App app{"GPT-2 training benchmark"};
@@ -45,6 +48,7 @@ int main(int argc, char** argv) {
   app.add_option("--seqlen", seqlen);
   app.add_option("--steps", steps);
   app.add_option("--dir", dir)->required();
+  app.add_option("--precision", precision, "f32, bf16 or f16, of an Autocast scope; none: no scope");
   app.add_flag("--save", save);
   CLI11_PARSE(app, argc, argv);
 
@@ -65,8 +69,11 @@ int main(int argc, char** argv) {
   for (std::int64_t step = 0; step < std::min(steps, tokens.size(0)); ++step) {
     const auto start = std::chrono::steady_clock::now();
     const Tensor window = tokens.select(0, step);
+    std::optional<Autocast> autocast;
+    if (precision != "none") autocast.emplace(parse_dtype(precision));
     const Tensor loss = model.loss(window.slice(1, 0, seqlen), window.slice(1, 1, seqlen + 1));
     loss.backward();
+    autocast.reset();
     const double norm = optim::grad_norm(optimizer.parameters());
     optimizer.step({.grad_scale = optim::clip_scale(norm, 1.0)});
     optimizer.zero_grad();

@@ -31,13 +31,13 @@ template <class Half>
 void expect_same_as_eigen_for_every_half() {
   const std::vector<Half> halves = all_halves<Half>();
   std::vector<float> floats(halves.size());
-  cpu::convert_run(halves.data(), floats.data(), 65535);  // an odd count: vectors and a tail
+  convert_run(halves.data(), floats.data(), 65535);  // an odd count: vectors and a tail
   for (std::size_t i = 0; i < 65535; ++i) {
     const float expected = static_cast<float>(halves[i]);
     ASSERT_TRUE(floats[i] == expected || (std::isnan(floats[i]) && std::isnan(expected))) << i;
   }
   std::vector<Half> back(halves.size());
-  cpu::convert_run(floats.data(), back.data(), 65535);
+  convert_run(floats.data(), back.data(), 65535);
   for (std::size_t i = 0; i < 65535; ++i) {
     if (!std::isnan(floats[i])) {
       ASSERT_EQ(std::bit_cast<std::uint16_t>(back[i]), i);
@@ -67,7 +67,7 @@ void expect_same_rounding_as_eigen() {
       floats.push_back(value);
   }
   std::vector<Half> got(floats.size());
-  cpu::convert_run(floats.data(), got.data(), static_cast<std::int64_t>(floats.size()));
+  convert_run(floats.data(), got.data(), static_cast<std::int64_t>(floats.size()));
   for (std::size_t i = 0; i < floats.size(); ++i) {
     const Half expected = static_cast<Half>(floats[i]);
     if (std::isnan(floats[i])) {

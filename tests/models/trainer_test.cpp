@@ -93,6 +93,41 @@ TEST(Trainer, TrainsEvaluatesAndWritesItsFiles) {
   EXPECT_NE(metrics.find("points_per_second"), std::string::npos);
 }
 
+TEST(Trainer, PrecisionIsThatOfLossesAndNumericsAreWritten) {
+  const auto losses = [](DType precision, const std::string& out) {
+    manual_seed(1);
+    LineTask task;
+    run(task, {.output_dir = out,
+               .max_steps = 10,
+               .eval_interval = 0,
+               .checkpoint_interval = 0,
+               .precision = precision,
+               .numerics_interval = 4});
+    std::vector<double> values;
+    std::vector<std::int64_t> reported;
+    std::ifstream lines(out + "/metrics.jsonl");
+    for (std::string line; std::getline(lines, line);) {
+      const nlohmann::json entry = nlohmann::json::parse(line);
+      if (entry.contains("loss")) values.push_back(entry["loss"]);
+      if (!entry.contains("numerics")) continue;
+      reported.push_back(entry["step"]);
+      EXPECT_EQ(entry["numerics"]["dtype"], precision == DType::bf16 ? "bf16" : "f16");
+      EXPECT_GT(entry["numerics"]["modules"][""]["gradient"]["amax"], 0);
+    }
+    EXPECT_EQ(reported, (std::vector<std::int64_t>{4, 8}));
+    return values;
+  };
+  const std::vector<double> exact = losses(DType::f32, scratch("f32")),
+                            low = losses(DType::bf16, scratch("bf16"));
+  ASSERT_EQ(low.size(), exact.size());
+  for (std::size_t i = 0; i < low.size(); ++i) {
+    EXPECT_NE(low[i], exact[i]);
+    // Predictions below 4 are off by some 2^-8 of that, their squares, of differences below 2, by four times
+    // it.
+    EXPECT_NEAR(low[i], exact[i], 16 * 0x1p-8);
+  }
+}
+
 TEST(Trainer, ResumedRunEndsWithTheSameBits) {
   const auto train_to = [](LineTask& task, const std::string& out, std::int64_t steps, bool resume) {
     return run(task, {.output_dir = out,
