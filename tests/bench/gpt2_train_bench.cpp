@@ -2,17 +2,19 @@
 //
 //   gpt2_train_bench --size 124M --batch 4 --seqlen 256 --steps 20 --dir /tmp/gpt2 [--precision bf16]
 //   [--save]
+//   [--dtype bf16 [--master-weights | --stochastic-rounding]] [--states bf16 | u8] [--loss-scaling]
 //
 // --save writes the initial weights and the tokens to --dir, for tests/peers/gpt2_peer.py; without it they
-// are read from there. The last line on standard output is one JSON object.
+// are read from there. --dtype is the parameters', which an Autocast scope (--precision) leaves alone; with
+// bf16 parameters give --precision none. The last line on standard output is one JSON object.
 
 #include <chrono>
+#include <fstream>
 #include <iostream>
 #include <optional>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
-#include <sys/resource.h>
 
 #include "core/autocast.h"
 #include "core/autograd.h"
@@ -20,6 +22,7 @@
 #include "models/language/gpt2.h"
 #include "optim/adamw.h"
 #include "optim/clip_grad.h"
+#include "optim/grad_scaler.h"
 
 using namespace ergon;
 
@@ -30,10 +33,14 @@ models::GPT2Config config_of(const std::string& size) {
   return {.vocab_size = 256, .context_length = 256, .hidden_size = 128, .num_layers = 4, .num_heads = 4};
 }
 
+// Linux: the most memory that the process has had at a time since reset_peak_rss().
+void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << "5"; }
 double peak_rss_mib() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1024;
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::stod(line.substr(6)) / 1024;
+  }
+  return 0;
 }
 
 }  // namespace
@@ -41,7 +48,8 @@ double peak_rss_mib() {
 int main(int argc, char** argv) {
   std::string size = "124M", dir, precision = "f32";
   std::int64_t batch = 4, seqlen = 256, steps = 20;
-  bool save = false;
+  std::string dtype = "f32", states = "f32";
+  bool save = false, master_weights = false, stochastic_rounding = false, loss_scaling = false;
   CLI::App app{"GPT-2 training benchmark"};
   app.add_option("--size", size, "124M, 355M, ... or 1M (4 layers, 128 wide)");
   app.add_option("--batch", batch);
@@ -49,6 +57,11 @@ int main(int argc, char** argv) {
   app.add_option("--steps", steps);
   app.add_option("--dir", dir)->required();
   app.add_option("--precision", precision, "f32, bf16 or f16, of an Autocast scope; none: no scope");
+  app.add_option("--dtype", dtype, "f32, bf16 or f16: of the parameters");
+  app.add_option("--states", states, "f32, bf16 or u8 (8-bit): of the optimiser");
+  app.add_flag("--master-weights", master_weights);
+  app.add_flag("--stochastic-rounding", stochastic_rounding);
+  app.add_flag("--loss-scaling", loss_scaling);
   app.add_flag("--save", save);
   CLI11_PARSE(app, argc, argv);
 
@@ -64,7 +77,17 @@ int main(int argc, char** argv) {
   model.load_state_dict(models::load_language_model(dir)->state_dict());
   const Tensor tokens = io::read_safetensors(token_file).at(0).second;  // (steps, batch, seqlen + 1)
 
-  optim::AdamW optimizer(optim::decay_groups(model.named_parameters(), 0.1), {.lr = 3e-4, .beta2 = 0.95});
+  model.to(parse_dtype(dtype));
+  optim::AdamW optimizer(optim::decay_groups(model.named_parameters(), 0.1),
+                         {.lr = 3e-4,
+                          .beta2 = 0.95,
+                          .master_weights = master_weights,
+                          .stochastic_rounding = stochastic_rounding,
+                          .state_dtype = parse_dtype(states)});
+  optim::GradScaler scaler;
+  empty_cache();
+  reset_peak_memory();  // loading does not count
+  reset_peak_rss();
   std::vector<double> losses, milliseconds;
   for (std::int64_t step = 0; step < std::min(steps, tokens.size(0)); ++step) {
     const auto start = std::chrono::steady_clock::now();
@@ -72,10 +95,15 @@ int main(int argc, char** argv) {
     std::optional<Autocast> autocast;
     if (precision != "none") autocast.emplace(parse_dtype(precision));
     const Tensor loss = model.loss(window.slice(1, 0, seqlen), window.slice(1, 1, seqlen + 1));
-    loss.backward();
+    (loss_scaling ? scaler.scale(loss) : loss).backward();
     autocast.reset();
-    const double norm = optim::grad_norm(optimizer.parameters());
-    optimizer.step({.grad_scale = optim::clip_scale(norm, 1.0)});
+    if (loss_scaling) {
+      scaler.step(optimizer, {.max_norm = 1.0});
+      scaler.update();
+    } else {
+      const double norm = optim::grad_norm(optimizer.parameters());
+      optimizer.step({.grad_scale = optim::clip_scale(norm, 1.0)});
+    }
     optimizer.zero_grad();
     losses.push_back(loss.item<double>());
     milliseconds.push_back(

@@ -12,6 +12,7 @@
 #include "models/language/gpt2.h"
 #include "optim/adamw.h"
 #include "optim/clip_grad.h"
+#include "optim/grad_scaler.h"
 #include "optim/sgd.h"
 #include "tests/bench/bandwidth.h"
 
@@ -49,5 +50,15 @@ int main(int argc, char** argv) {
   optim::SGD sgd(parameters, {.lr = 1e-6, .momentum = 0.9});
   report("sgd_momentum", 5, [&] { sgd.step(); });
   report("grad_norm", 1, [&] { optim::grad_norm(adamw.parameters()); });
+  // What a training step does after its backward, without and with loss scaling.
+  report("adamw_clipped", 8,
+         [&] { adamw.step({.grad_scale = optim::clip_scale(optim::grad_norm(adamw.parameters()), 1.0)}); });
+  optim::GradScaler scaler;
+  report("adamw_scaled", 8, [&] {
+    scaler.step(adamw, {.max_norm = 1.0});
+    scaler.update();
+  });
+  optim::AdamW reduced(optim::decay_groups(parameters, 0.1), {.lr = 1e-6, .state_dtype = DType::u8});
+  report("adamw_8bit", 4, [&] { reduced.step(); });
   std::puts(seconds.dump().c_str());
 }
