@@ -110,7 +110,6 @@ void print_sample(models::CausalLM& model, const data::Tokenizer& tokenizer, con
 
 void run(const CLI::App& app, Options& o) {
   o.common.trainer.run_config = cli::run_config(app);
-  o.common.trainer.precision = o.common.precision.dtype();
   const Device device = cli::device_of(o.common.device);
   manual_seed(o.common.seed);
   const data::ByteTokenizer tokenizer;
@@ -127,8 +126,8 @@ void run(const CLI::App& app, Options& o) {
   o.task.seqlen = o.context;
   o.task.seed = o.common.seed;
   models::LanguageTask task(*model, text, o.task);
-  optim::AdamW optimizer(optim::decay_groups(model->named_parameters(), o.common.weight_decay),
-                         {.lr = o.common.lr, .beta1 = o.common.beta1, .beta2 = o.common.beta2});
+  const optim::AdamWOptions adamw = cli::set_up_training(*model, o.common);
+  optim::AdamW optimizer(optim::decay_groups(model->named_parameters(), o.common.weight_decay), adamw);
   const trainer::TrainerResult result =
       trainer::train(task, optimizer, cli::schedule_of(o.common), o.common.trainer);
   cli::print_summary(result, task.sample_name(), device);

@@ -43,7 +43,6 @@ void add_options(CLI::App& app, Options& o) {
 
 void run(const CLI::App& app, Options& o) {
   o.common.trainer.run_config = cli::run_config(app);
-  o.common.trainer.precision = o.common.precision.dtype();
   const Device device = cli::device_of(o.common.device);
   manual_seed(o.common.seed);
   trainer::make_output_folder(o.common.trainer.output_dir);
@@ -58,8 +57,8 @@ void run(const CLI::App& app, Options& o) {
 
   o.task.seed = o.common.seed;
   models::ImageTask task(model, model.config(), training, test, o.task);
-  optim::AdamW optimizer(optim::decay_groups(model.named_parameters(), o.common.weight_decay),
-                         {.lr = o.common.lr, .beta1 = o.common.beta1, .beta2 = o.common.beta2});
+  const optim::AdamWOptions adamw = cli::set_up_training(model, o.common);
+  optim::AdamW optimizer(optim::decay_groups(model.named_parameters(), o.common.weight_decay), adamw);
   const trainer::TrainerResult result =
       trainer::train(task, optimizer, cli::schedule_of(o.common), o.common.trainer);
   cli::print_summary(result, task.sample_name(), device);

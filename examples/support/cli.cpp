@@ -56,7 +56,7 @@ void add_common_options(CLI::App& app, CommonOptions& o) {
       ->capture_default_str();
   run->add_flag("--quiet", o.trainer.quiet, "No progress lines");
   add_device_option(run, o.device);
-  add_precision_options(run, o.precision);
+  add_precision_options(run, o.precision, /*trains=*/true);
   run->add_option("--numerics-every", o.trainer.numerics_interval,
                   "Steps between reports of what half precision loses in every layer; 0: none")
       ->capture_default_str();
@@ -74,6 +74,19 @@ void add_common_options(CLI::App& app, CommonOptions& o) {
       ->capture_default_str();
   optimiser->add_option("--beta1", o.beta1)->capture_default_str();
   optimiser->add_option("--beta2", o.beta2)->capture_default_str();
+  optimiser
+      ->add_option(
+          "--parameters", o.parameters,
+          "fp32, bf16 or fp16: what the model keeps. Halves are rounded from fp32 masters, which the "
+          "optimiser keeps")
+      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
+      ->capture_default_str();
+  optimiser->add_flag("--stochastic-rounding", o.stochastic_rounding,
+                      "No masters: bf16 parameters are rounded up or down at random");
+  optimiser
+      ->add_option("--optimizer-states", o.states, "fp32, bf16 or 8bit: of tensors of 4096 elements or more")
+      ->check(CLI::IsMember({"fp32", "bf16", "8bit"}))
+      ->capture_default_str();
   optimiser->add_option("--clip", o.trainer.clip_norm, "Largest norm of the gradient; 0: no clipping")
       ->capture_default_str();
   optimiser->add_option("--accumulate", o.trainer.gradient_accumulation, "Micro-batches in a step")
@@ -116,13 +129,37 @@ void add_device_option(CLI::App* app, std::string& device) {
 }
 
 DType PrecisionOptions::dtype() const {
-  return name == "bf16" ? DType::bf16 : name == "fp16" ? DType::f16 : DType::f32;
+  if (name == "auto") return trainer::AutoPrecision::kStart;
+  return name == "bf16" ? DType::bf16 : name.ends_with("fp16") ? DType::f16 : DType::f32;
 }
 
-void add_precision_options(CLI::App* app, PrecisionOptions& options) {
-  app->add_option("--precision", options.name, "fp32, bf16 or fp16: of matrix products and convolutions")
-      ->check(CLI::IsMember({"fp32", "bf16", "fp16"}))
-      ->capture_default_str();
+optim::AdamWOptions set_up_training(nn::Module& model, CommonOptions& o) {
+  const bool halves = o.parameters != "fp32";
+  ERGON_CHECK(!halves || o.precision.name != "fp32",
+              "--parameters {} with --precision fp32: expected bf16, fp16 or auto", o.parameters);
+  ERGON_CHECK(!o.stochastic_rounding || o.parameters == "bf16",
+              "--stochastic-rounding with --parameters {}: expected bf16", o.parameters);
+  o.trainer.precision = o.precision.dtype();
+  if (o.precision.name.starts_with("auto")) o.trainer.auto_precision.emplace();
+  if (halves) model.to(o.parameters == "bf16" ? DType::bf16 : DType::f16);
+  const DType states = o.states == "8bit" ? DType::u8 : o.states == "bf16" ? DType::bf16 : DType::f32;
+  return {.lr = o.lr,
+          .beta1 = o.beta1,
+          .beta2 = o.beta2,
+          .master_weights = halves && !o.stochastic_rounding,
+          .stochastic_rounding = o.stochastic_rounding,
+          .state_dtype = states,
+          .seed = o.seed};
+}
+
+void add_precision_options(CLI::App* app, PrecisionOptions& options, bool trains) {
+  std::vector<std::string> names{"fp32", "bf16", "fp16"};
+  std::string help = "fp32, bf16 or fp16: of matrix products and convolutions";
+  if (trains) {
+    names.insert(names.end(), {"auto", "auto-fp16"});
+    help += "; auto (from bf16) or auto-fp16 (from fp16) change it where the numbers do not fit";
+  }
+  app->add_option("--precision", options.name, help)->check(CLI::IsMember(names))->capture_default_str();
   app->add_option("--keep-fp32", options.keep_fp32,
                   "Modules that compute in fp32 whatever --precision says: 'ln_f,lm_head,h.*.mlp'");
 }
@@ -139,6 +176,8 @@ void print_summary(const trainer::TrainerResult& result, const std::string& samp
   if (result.interrupted)
     std::cout << "Interrupted at step " << result.steps << "; --resume goes on from there.\n";
   for (const auto& [name, value] : result.evaluation) std::cout << fmt::format("{:<14}{:.4f}\n", name, value);
+  if (result.skipped_steps > 0)
+    std::cout << fmt::format("{:<14}{} for inf or NaN in fp16\n", "skipped steps", result.skipped_steps);
   if (result.samples_per_second > 0)
     std::cout << fmt::format("{:<14}{:.0f} {}/s\n", "speed", result.samples_per_second, sample_name);
   std::cout << fmt::format("{:<14}{:.0f} MiB of tensors at the peak\n", "memory",

@@ -10,12 +10,13 @@
 
 #include "models/nn/module.h"
 #include "models/trainer/trainer.h"
+#include "optim/adamw.h"
 
 namespace ergon::cli {
 
-// Of the computation with fp32 parameters.
+// Of the computation.
 struct PrecisionOptions {
-  std::string name = "fp32";  // or bf16 or fp16
+  std::string name = "fp32";  // or bf16, fp16, auto, auto-fp16
   std::string keep_fp32;      // patterns of modules' names, for nn::set_precision
 
   DType dtype() const;
@@ -26,6 +27,9 @@ struct CommonOptions {
   std::uint64_t seed = 1337;
   std::string device = "auto";
   PrecisionOptions precision;
+  std::string parameters = "fp32";  // what the model keeps: or bf16, fp16
+  std::string states = "fp32";      // of the optimiser: or bf16, 8bit
+  bool stochastic_rounding = false;
   std::string schedule = "cosine";
   double lr = 1e-3, min_lr = 0;
   std::int64_t warmup = 0;
@@ -46,8 +50,13 @@ Device device_of(const std::string& name);
 // Adds --device.
 void add_device_option(CLI::App* app, std::string& device);
 
-// Adds --precision and --keep-fp32.
-void add_precision_options(CLI::App* app, PrecisionOptions& options);
+// What a trainer program does with its options before it starts: --precision becomes the trainer's, and the
+// model's parameters what --parameters says. Returns the optimiser's options. Throws Error for options that
+// do not go together.
+optim::AdamWOptions set_up_training(nn::Module& model, CommonOptions& options);
+
+// Adds --precision and --keep-fp32; the trainers' take auto too.
+void add_precision_options(CLI::App* app, PrecisionOptions& options, bool trains = false);
 
 // Does what --keep-fp32 says. Throws Error listing the modules' names if a pattern finds none.
 // Returns "device cuda:0 (NVIDIA A100-SXM4-80GB), bf16 (fp32 in transformer.ln_f)": the end of the line that

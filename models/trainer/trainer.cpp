@@ -40,6 +40,21 @@ std::string format_duration(double seconds) {
   return fmt::format("{}:{:02} h", total / 3600, total / 60 % 60);
 }
 
+// Where fp16 gives up.
+constexpr double kLeastScale = 0x1p-14;
+constexpr std::int64_t kMostSkips = 40;
+
+json to_json(const optim::GradScalerState& s) {
+  return {{"scale", s.scale},
+          {"good_steps", s.good_steps},
+          {"skipped_steps", s.skipped_steps},
+          {"consecutive_skips", s.consecutive_skips}};
+}
+
+optim::GradScalerState scaler_state(const json& j) {
+  return {j.at("scale"), j.at("good_steps"), j.at("skipped_steps"), j.at("consecutive_skips")};
+}
+
 json to_json(PhiloxState state) { return {{"seed", state.seed}, {"offset", state.offset}}; }
 
 // A number that JSON can hold: NaN and infinity become null.
@@ -53,8 +68,11 @@ class Run {
         optimizer_(optimizer),
         learning_rate_(learning_rate),
         options_(options),
-        numerics_(task.model(), is_half(options.precision) ? options.precision : DType::f16) {
+        numerics_(task.model(), is_half(options.precision) ? options.precision : DType::f16),
+        precision_(options.precision) {
     check_options();
+    if (options_.auto_precision) auto_precision_.emplace(task.model(), precision_, *options_.auto_precision);
+    if (precision_ == DType::f16) scaler_.emplace();
     make_output_folder(options_.output_dir);
     resume_if_asked();
     io::write_json(options_.output_dir + "/run.json", options_.run_config);
@@ -78,6 +96,7 @@ class Run {
     write_plot();
     result_.steps = step_;
     result_.train_loss = loss_;
+    result_.skipped_steps = scaling_.skipped_steps;
     std::sort(speeds_.begin(), speeds_.end());
     if (!speeds_.empty()) result_.samples_per_second = speeds_[speeds_.size() / 2];
     return result_;
@@ -116,9 +135,24 @@ class Run {
     const json& generator = checkpoint.trainer_state.at("generator");
     default_generator().set_state({generator.at("seed"), generator.at("offset")});
     task_.set_data_state(checkpoint.trainer_state.at("data"));
+    load_precision(checkpoint.trainer_state);
     step_ = saved_step_ = checkpoint.trainer_state.at("step");
     result_.checkpoint = latest;
     log().info("resumed from {} at step {}", latest, step_);
+  }
+
+  void load_precision(const json& state) {
+    if (auto_precision_ && state.contains("auto_precision")) {
+      auto_precision_->load_state(state["auto_precision"]);
+      set_precision(auto_precision_->dtype());
+    }
+    if (state.contains("loss_scaling")) scaling_ = scaler_state(state["loss_scaling"]);
+    if (scaler_ && state.contains("loss_scaling")) scaler_->load_state(scaling_);
+  }
+
+  void set_precision(DType dtype) {
+    precision_ = dtype;
+    if (precision_ != DType::f16) scaler_.reset();
   }
 
   void check_run_config(const json& saved, const std::string& path) const {
@@ -132,45 +166,85 @@ class Run {
   void make_step() {
     const double rate = learning_rate_(step_);
     optimizer_.set_learning_rate(rate);
-    const bool watched = options_.numerics_interval > 0 && (step_ + 1) % options_.numerics_interval == 0;
+    const bool reported = options_.numerics_interval > 0 && (step_ + 1) % options_.numerics_interval == 0;
+    const bool watched = reported || (auto_precision_ && auto_precision_->wants_numerics(step_ + 1));
     if (watched) numerics_.watch();
     std::vector<Tensor> losses;  // read once all work of the step is on the device's stream
     {
-      const Autocast autocast(options_.precision);  // over all micro-batches: weights are converted once
+      const Autocast autocast(precision_);  // over all micro-batches: weights are converted once
       for (std::int64_t i = 0; i < options_.gradient_accumulation; ++i) {
         const Tensor loss = task_.next_loss();
-        loss.backward(
-            full(loss.shape(), 1.0 / static_cast<double>(options_.gradient_accumulation), loss.options()));
+        const Tensor scaled = scaler_ ? scaler_->scale(loss) : loss;
+        scaled.backward(full(scaled.shape(), 1.0 / static_cast<double>(options_.gradient_accumulation),
+                             scaled.options()));
         losses.push_back(loss.detach());
       }
     }
-    if (watched) report_numerics();
+    std::vector<ModuleNumerics> numerics;
+    if (watched) numerics = numerics_.take();
+    if (reported) report_numerics(numerics);
     loss_ = 0;
     for (const Tensor& loss : losses) {
       loss_ += loss.item<double>() / static_cast<double>(options_.gradient_accumulation);
     }
-    grad_norm_ = optim::grad_norm(optimizer_.parameters());
-    check_finite("loss", loss_);
-    check_finite("gradient norm", grad_norm_);
-    optimizer_.step({.grad_scale = optim::clip_scale(grad_norm_, options_.clip_norm)});
+    update_parameters();
     optimizer_.zero_grad();
     ++step_;
     rate_ = rate;
+    if (auto_precision_) adapt_precision(watched ? &numerics : nullptr);
   }
 
-  void report_numerics() {
-    const std::vector<ModuleNumerics> modules = numerics_.take();
+  void update_parameters() {
+    if (!scaler_) {
+      grad_norm_ = optim::grad_norm(optimizer_.parameters());
+      check_finite("loss", loss_);
+      check_finite("gradient norm", grad_norm_);
+      optimizer_.step({.grad_scale = optim::clip_scale(grad_norm_, options_.clip_norm)});
+      return;
+    }
+    grad_norm_ = scaler_->step(optimizer_, {.max_norm = options_.clip_norm}).item<double>();
+    scaler_->update();
+    scaling_ = scaler_->state();
+    if (scaling_.consecutive_skips == 0) return check_finite("loss", loss_);
+    log().info("step {}: inf or NaN in the gradients, skipped; the loss scale is {} now", step_ + 1,
+               scaling_.scale);
+    ERGON_CHECK(
+        scaling_.consecutive_skips < kMostSkips && scaling_.scale >= kLeastScale,
+        "fp16 does not hold this run's numbers: {} steps in a row were skipped up to step {}, the loss "
+        "scale fell to {}; {}; bf16 has the range of fp32 (--precision bf16 or auto)",
+        scaling_.consecutive_skips, step_ + 1, scaling_.scale, describe_newest_checkpoint());
+  }
+
+  void adapt_precision(const std::vector<ModuleNumerics>* numerics) {
+    StepReport report{.step = step_, .loss = loss_, .numerics = numerics};
+    if (scaler_) report.scaler = scaling_;
+    for (const PrecisionDecision& decision : auto_precision_->after_step(report)) {
+      const std::string what =
+          decision.module.empty() ? decision.action : decision.module + ": " + decision.action;
+      log().warn("step {}: precision: {}, because {}", step_, what, decision.reason);
+      metrics_->write({{"step", step_},
+                       {"precision_decision", decision.action},
+                       {"module", decision.module},
+                       {"reason", decision.reason}});
+    }
+    set_precision(auto_precision_->dtype());
+  }
+
+  void report_numerics(const std::vector<ModuleNumerics>& modules) {
     metrics_->write({{"step", step_ + 1}, {"numerics", to_json(modules, numerics_.target())}});
     if (options_.quiet) return;
     fmt::print("step {}: {}", step_ + 1, describe(modules, numerics_.target()));
     std::fflush(stdout);
   }
 
+  std::string describe_newest_checkpoint() const {
+    return result_.checkpoint.empty() ? "no checkpoint was written yet"
+                                      : fmt::format("the newest checkpoint is {}", result_.checkpoint);
+  }
+
   void check_finite(const char* what, double value) const {
     ERGON_CHECK(std::isfinite(value), "{} is {} at step {}: expected a finite number; {}", what, value,
-                step_ + 1,
-                result_.checkpoint.empty() ? std::string("no checkpoint was written yet")
-                                           : fmt::format("the newest checkpoint is {}", result_.checkpoint));
+                step_ + 1, describe_newest_checkpoint());
   }
 
   void log_step() {
@@ -181,11 +255,16 @@ class Run {
         steps * static_cast<double>(task_.samples_per_micro_batch() * options_.gradient_accumulation)
         / elapsed;
     speeds_.push_back(speed);
-    metrics_->write({{"step", step_},
-                     {"loss", finite_or_null(loss_)},
-                     {"lr", rate_},
-                     {"grad_norm", finite_or_null(grad_norm_)},
-                     {task_.sample_name() + "_per_second", speed}});
+    json entry{{"step", step_},
+               {"loss", finite_or_null(loss_)},
+               {"lr", rate_},
+               {"grad_norm", finite_or_null(grad_norm_)},
+               {task_.sample_name() + "_per_second", speed}};
+    if (scaler_) {
+      entry["loss_scale"] = scaling_.scale;
+      entry["skipped_steps"] = scaling_.skipped_steps;
+    }
+    metrics_->write(entry);
     if (!options_.quiet) {
       const double left = per_step * static_cast<double>(options_.max_steps - step_);
       fmt::print("step {:>{}}/{} | loss {:.4f} | lr {:.2e} | grad norm {:.3f} | {:.0f} {}/s | {} left\n",
@@ -206,7 +285,7 @@ class Run {
     const auto pause = Clock::now();
     {
       const NoGradGuard no_grad;
-      const Autocast autocast(options_.precision);
+      const Autocast autocast(precision_);
       task_.model().eval();
       result_.evaluation = task_.evaluate();
       task_.model().train();
@@ -235,6 +314,8 @@ class Run {
                            {"generator", to_json(default_generator().state())},
                            {"data", task_.data_state()},
                            {"run_config", options_.run_config}};
+    if (options_.precision == DType::f16) parts.trainer_state["loss_scaling"] = to_json(scaling_);
+    if (auto_precision_) parts.trainer_state["auto_precision"] = auto_precision_->state();
     result_.checkpoint =
         io::save_checkpoint(checkpoint_root(), step_, parts, static_cast<int>(options_.keep_checkpoints))
             .string();
@@ -262,6 +343,10 @@ class Run {
   const std::function<double(std::int64_t)>& learning_rate_;
   const TrainerOptions& options_;
   NumericsMonitor numerics_;
+  DType precision_;                          // of the next step
+  std::optional<optim::GradScaler> scaler_;  // in fp16
+  optim::GradScalerState scaling_;           // after the last step in fp16
+  std::optional<AutoPrecision> auto_precision_;
   std::unique_ptr<MetricsLog> metrics_;
   TrainerResult result_;
   std::int64_t step_ = 0;  // steps made

@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "models/nn/module.h"
+#include "models/trainer/auto_precision.h"
 #include "optim/optimizer.h"
 
 namespace ergon::trainer {
@@ -50,15 +51,19 @@ struct TrainerOptions {
   std::int64_t keep_checkpoints = 3;       // the newest ones kept
   bool resume = false;                     // go on from the newest checkpoint in output_dir, if there is one
   bool quiet = false;                      // no progress lines on standard output
-  DType precision = DType::f32;            // of an Autocast scope around losses and evaluations
-  std::int64_t numerics_interval = 0;      // steps between numerics reports; 0: none
-  nlohmann::json run_config = {};          // stored in checkpoints; must be the same when resuming
+  DType precision = DType::f32;            // of an Autocast scope around losses and evaluations; f16: the
+                                           // loss is scaled (optim/grad_scaler.h)
+  // The run changes its precision where need be; `precision`, f16 or bf16, is where it starts.
+  std::optional<AutoPrecisionOptions> auto_precision = std::nullopt;
+  std::int64_t numerics_interval = 0;  // steps between numerics reports; 0: none
+  nlohmann::json run_config = {};      // stored in checkpoints; must be the same when resuming
 };
 
 struct TrainerResult {
   std::int64_t steps = 0;                                  // made in total, those before a resume included
   bool interrupted = false;                                // by Ctrl-C or SIGTERM, after a checkpoint
   double train_loss = 0;                                   // of the last step
+  std::int64_t skipped_steps = 0;                          // for inf or NaN in fp16 gradients
   std::vector<std::pair<std::string, double>> evaluation;  // the last one
   double samples_per_second = 0;                           // median over the logged intervals of this process
   std::string checkpoint;                                  // the newest checkpoint's folder
@@ -71,7 +76,8 @@ void make_output_folder(const std::string& path);
 // Trains `task` with `optimizer`; `learning_rate(step)` is set before each step (0, 1, ...).
 // Throws Error when the output folder cannot be written, when output_dir holds checkpoints and resume is off,
 // when a checkpoint does not fit, and when a loss or gradient norm is not finite (naming the step and the
-// newest checkpoint, which stays as it was).
+// newest checkpoint, which stays as it was). In fp16 that is a skipped step; the error comes when the loss
+// scale falls below 2^-14 or 40 steps in a row are skipped.
 TrainerResult train(Task& task, optim::Optimizer& optimizer,
                     const std::function<double(std::int64_t)>& learning_rate, const TrainerOptions& options);
 
