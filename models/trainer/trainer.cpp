@@ -182,7 +182,7 @@ class Run {
     }
     std::vector<ModuleNumerics> numerics;
     if (watched) numerics = numerics_.take();
-    if (reported) report_numerics(numerics);
+    if (watched) report_numerics(numerics, reported && !options_.quiet);
     loss_ = 0;
     for (const Tensor& loss : losses) {
       loss_ += loss.item<double>() / static_cast<double>(options_.gradient_accumulation);
@@ -230,9 +230,9 @@ class Run {
     set_precision(auto_precision_->dtype());
   }
 
-  void report_numerics(const std::vector<ModuleNumerics>& modules) {
+  void report_numerics(const std::vector<ModuleNumerics>& modules, bool print) {
     metrics_->write({{"step", step_ + 1}, {"numerics", to_json(modules, numerics_.target())}});
-    if (options_.quiet) return;
+    if (!print) return;
     fmt::print("step {}: {}", step_ + 1, describe(modules, numerics_.target()));
     std::fflush(stdout);
   }

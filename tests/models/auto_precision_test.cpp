@@ -184,6 +184,9 @@ TEST(AutoPrecisionTraining, RaisesTheLayersThatOverflow) {
   EXPECT_EQ(decisions[0].at("step"), 2);         // the first step was skipped, the second watched
   EXPECT_EQ(decisions[1].at("module"), "down");  // whose input is above fp16's range now
   EXPECT_EQ(task.model_.up.precision(), DType::f32);
+  const json seen = metrics_of(out)[1];  // what the decision rests on
+  EXPECT_EQ(seen.at("step"), 2);
+  EXPECT_EQ(seen.at("numerics").at("modules").at("up").at("output").at("inf"), 128);
   EXPECT_TRUE(std::isfinite(result.train_loss));
   EXPECT_EQ(result.skipped_steps, 3);
 
