@@ -13,26 +13,31 @@
 namespace simgpu::memory {
 namespace {
 
-void* reserve(u64 bytes, const char* what) {
+void* reserve(u64 bytes, bool huge_pages, const char* what) {
   void* range =
       mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (range == MAP_FAILED) throw PtxError(std::string("simulated GPU: no address space for ") + what);
-  madvise(range, bytes, MADV_HUGEPAGE);  // strided accesses miss fewer address translations
+  if (huge_pages) madvise(range, bytes, MADV_HUGEPAGE);  // strided accesses miss fewer address translations
   return range;
 }
 Ranges reserve_all() {
-  return {reinterpret_cast<u64>(reserve(kReservedBytes, "device memory")),
-          static_cast<u8*>(reserve(kReservedBytes, "the state of device memory")),
-          static_cast<u64*>(reserve(kReservedBytes * sizeof(u64), "the race detector")),
-          static_cast<u64*>(reserve(kReservedBytes / 32 * sizeof(u64), "the race detector"))};
+  // Few cells are used, here and there: the system would spend most of a short program on clearing huge pages
+  // of them.
+  return {reinterpret_cast<u64>(reserve(kReservedBytes, true, "device memory")),
+          static_cast<u8*>(reserve(kReservedBytes, true, "the state of device memory")),
+          static_cast<u64*>(reserve(kReservedBytes * sizeof(u64), false, "the race detector")),
+          static_cast<u64*>(reserve(kReservedBytes / 32 * sizeof(u64), true, "the race detector"))};
 }
 
 // Every allocation has pages of its own, a slot, in which it starts behind kOffset bytes.
 constexpr u64 kPage = 4096, kOffset = 256, kGap = kPage;
 // Freed slots wait this long before their addresses are used again ...
-constexpr size_t kMostWaiting = 4096;
-// ... and no longer than the pages that they keep are this many bytes in all. Pages beyond it are given back.
-constexpr u64 kMostKept = u64{128} << 20;
+constexpr size_t kMostWaiting = 1024;
+// ... and no longer than the pages that they keep are this many bytes in all: with what is known of each byte
+// they take several times as much memory, which the operating system clears when it is first used.
+constexpr u64 kMostKept = u64{32} << 20;
+// The pages of larger slots are given back at once.
+constexpr u64 kLargestKept = u64{32} << 20;
 
 // Slots come in eight sizes a power of two, so that one that is free fits often.
 u64 slot_bytes(u64 size) {
@@ -123,7 +128,7 @@ bool release(void* pointer) {
   a.live = false;
   if (counts(a)) s.live.at(static_cast<size_t>(a.device)) -= a.size;
   const u64 bytes = slot_bytes(a.size);
-  a.dropped = bytes > kMostKept / 4;
+  a.dropped = bytes > kLargestKept;
   if (a.dropped) {
     drop_pages(offset_of(a.base) - kOffset, bytes);
   } else {

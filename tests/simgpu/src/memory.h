@@ -43,8 +43,8 @@ inline bool contains(u64 address, u64 size) {
 inline u8* shadow(u64 address) { return ranges.shadows + (address - ranges.start); }
 
 // A multiple of 256 that is no multiple of 512, with at least a page that is unallocated behind it. nullptr
-// when the reserved range is spent. Addresses of freed memory are handed out again only after some thousands
-// of further allocations have been freed, so that a use after free shows.
+// when the reserved range is spent. Addresses of freed memory are handed out again only after a thousand
+// further allocations, or 32 MiB of them, have been freed, so that a use after free shows.
 void* allocate(u64 size, MemoryKind kind, int device, Shadow state, std::string label);
 bool release(void* pointer);  // false: not the start of a live allocation
 // The live or freed allocation at or nearest below the address.

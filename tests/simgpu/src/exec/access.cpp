@@ -204,8 +204,8 @@ void resolve_global(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
 
 // --- shared memory ---
 
-// Wavefronts: the most distinct 4-byte words that fall on one of the 32 banks. Wider accesses go in halves or
-// quarters.
+// Wavefronts: the most distinct words that fall on one of the 32 banks. Wider accesses go in halves or
+// quarters of the warp, and then take 2 or 4 banks as one.
 void count_shared(Work& c, u32 mask, const u64* offsets, u32 bytes, Pattern pattern) {
   const u32 lanes_together = bytes <= 4 ? 32 : bytes == 8 ? 16 : 8;
   ++c.shared_requests;
@@ -214,38 +214,22 @@ void count_shared(Work& c, u32 mask, const u64* offsets, u32 bytes, Pattern patt
     c.shared_ideal_wavefronts += 32 / lanes_together;
     return;
   }
-  const u32 width = std::max(bytes, 4u), shift = static_cast<u32>(std::countr_zero(std::bit_ceil(width)));
+  const int shift = std::countr_zero(std::bit_ceil(std::max(bytes, 4u)));
+  u32 words[32], places[32];
+  for (int l = 0; l < 32; ++l) words[l] = static_cast<u32>(offsets[l] >> shift);
+  for (int l = 0; l < 32; ++l) places[l] = words[l] % lanes_together;
   for (u32 first = 0; first < 32; first += lanes_together) {
-    const u32 group = lanes_together == 32 ? mask : mask >> first & ((1u << lanes_together) - 1);
-    if (group == 0) continue;
+    u32 left = mask & kFullMask >> (32 - lanes_together) << first;
+    if (left == 0) continue;
     ++c.shared_ideal_wavefronts;
-    if (std::popcount(group) == static_cast<int>(lanes_together)
-        && coincide(offsets, first, lanes_together)) {
+    while (left != 0) {  // each place serves one word at a time
+      u32 served[32];
+      for_lanes(left, [&](int l) { served[places[l]] = words[l]; });
+      u32 waiting = 0;
+      for_lanes(left, [&](int l) { waiting |= u32{served[places[l]] != words[l]} << l; });
+      left = waiting;
       ++c.shared_wavefronts;
-      continue;
     }
-    u32 places = 0;  // of as many banks as one lane needs
-    for_lanes(group, [&](int l) {
-      places |= 1u << (offsets[first + static_cast<u32>(l)] >> shift) % lanes_together;
-    });
-    if (std::popcount(places) == std::popcount(group)) {
-      ++c.shared_wavefronts;
-      continue;
-    }
-    u32 most = 1, used[32] = {};
-    u64 words[32][8];
-    for_lanes(group, [&](int l) {
-      for (u32 b = 0; b < width; b += 4) {
-        const u64 word = offsets[first + static_cast<u32>(l)] / 4 + b / 4;
-        const u32 bank = word % 32;
-        bool known = false;
-        for (u32 k = 0; k < std::min(used[bank], 8u); ++k) known = known || words[bank][k] == word;
-        if (known) continue;
-        if (used[bank] < 8) words[bank][used[bank]] = word;
-        most = std::max(most, ++used[bank]);
-      }
-    });
-    c.shared_wavefronts += most;
   }
 }
 
