@@ -54,9 +54,10 @@ TEST(Reference, GradientsMatchFindsWrongGradients) {
     return [factor](std::span<const Tensor> inputs) {
       Tensor y = inputs[0].detach().clone();
       return autograd::record("scaled", y, {inputs[0]}, [factor](const Tensor& grad_output, const auto&) {
-        Tensor grad = grad_output.clone();
-        for (std::int64_t i = 0; i < grad.numel(); ++i) grad.data<double>()[i] *= factor;
-        return autograd::Gradients{grad};
+        std::vector<double> grad = grad_output.to_vector<double>();
+        for (double& g : grad) g *= factor;
+        return autograd::Gradients{
+            from_vector(grad, grad_output.shape(), {DType::f64, grad_output.device()})};
       });
     };
   };

@@ -5,6 +5,11 @@
 #include "runtime/fat_binary.h"
 #include "support.h"
 
+// What nvcc's host code calls.
+extern "C" void** __cudaRegisterFatBinary(void* wrapper);
+extern "C" void __cudaRegisterFunction(void** handle, const char* host, char* device, const char* name, int,
+                                       uint3*, uint3*, dim3*, dim3*, int*);
+
 namespace {
 
 using simgpu::PtxError;
@@ -53,6 +58,21 @@ TEST(BadInput, FatBinaries) {
   auto wrapper = other.wrapper;
   wrapper.magic = 7;
   EXPECT_THROW(simgpu::extract_ptx(&wrapper), PtxError);
+}
+
+// Registered and launched as host code does it: the message has the kernel's name too.
+TEST(BadInput, ALaunchNamesTheKernelAndTheFlags) {
+  const FatBinary newer(1, 90, 0, ".target sm_90a");
+  static const char stub = 0;
+  void** const handle = __cudaRegisterFatBinary(const_cast<void*>(static_cast<const void*>(&newer.wrapper)));
+  __cudaRegisterFunction(handle, &stub, nullptr, "_Z3sumPf", -1, nullptr, nullptr, nullptr, nullptr, nullptr);
+  testing::internal::CaptureStderr();
+  const cudaError_t error = cudaLaunchKernel(&stub, 1, 1, nullptr, 0, nullptr);
+  const std::string text = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(cudaErrorNoKernelImageForDevice, error);
+  EXPECT_HAS(text, "kernel sum(float*)");
+  EXPECT_HAS(text, "-gencode arch=compute_80,code=compute_80");
+  simgpu::clear_fault();
 }
 
 std::string decode_error(const std::string& body) {

@@ -113,7 +113,8 @@ __global__ void copy_as_double(const char* in, double* out, int offset) {
 TEST(Checkers, Misaligned) {
   DeviceArray<char> in(std::vector<char>(512));
   DeviceArray<double> out(32);
-  expect_fault(FaultKind::kMisaligned, {"8-byte access", "not a multiple of 8", "copy_as_double"},
+  expect_fault(FaultKind::kMisaligned,
+               {"8-byte access", "not a multiple of 8: byte 4 of cudaMalloc", "copy_as_double"},
                [&] { copy_as_double<<<1, 32>>>(in, out, 4); });
   expect_quiet([&] { copy_as_double<<<1, 32>>>(in, out, 8); });
 }
@@ -151,6 +152,19 @@ TEST(Checkers, SharedOutOfBounds) {
   expect_fault(FaultKind::kOutOfBounds, {"index_shared", "offset 128", "the block has 128"},
                [&] { index_shared<<<1, 32>>>(out, 32); });
   expect_quiet([&] { index_shared<<<1, 32>>>(out, 31); });
+}
+
+__global__ void index_local(int* out, int index) {
+  int cells[32];
+  for (int i = 0; i < 32; ++i) cells[i] = i * index;
+  out[threadIdx.x] = cells[index + threadIdx.x];
+}
+TEST(Checkers, LocalOutOfBounds) {
+  DeviceArray<int> out(4);
+  expect_fault(FaultKind::kOutOfBounds,
+               {"index_local", "local memory at offset 128; the thread has 128", "thread (2"},
+               [&] { index_local<<<1, 4>>>(out, 30); });
+  expect_quiet([&] { index_local<<<1, 4>>>(out, 28); });
 }
 
 template <bool kBarrier>
@@ -238,7 +252,8 @@ TEST(Checkers, SharedRacesAfterAMillionConvergencePoints) {
 
 TEST(Checkers, GlobalRaceBetweenBlocks) {
   DeviceArray<int> out(std::vector<int>(128));
-  expect_fault(FaultKind::kGlobalRace, {"same_place", "of the same launch", "cudaMalloc"},
+  expect_fault(FaultKind::kGlobalRace,
+               {"same_place", "on global memory at 0x", "of the same launch", "cudaMalloc"},
                [&] { same_place<<<4, 32>>>(out, true); });
   expect_quiet([&] { same_place<<<4, 32>>>(out, false); });
   expect_quiet([&] { same_place<<<4, 32>>>(out, false); });  // another launch is ordered

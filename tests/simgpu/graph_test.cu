@@ -149,6 +149,18 @@ TEST(Graphs, NodesRunInEveryLegalOrder) {
   EXPECT_EQ(20, last_writer(true));
   EXPECT_LT(last_writer(false), 20);
 }
+TEST(Graphs, WhatIsNotSimulatedIsNamed) {
+  DeviceArray<int> out(std::vector<int>(kSize, 0));
+  const Captured graph([&](cudaStream_t s) { fill<<<4, 256, 0, s>>>(out, 5, kSize); });
+  cudaGraphNode_t nodes[1];
+  size_t count = 0;
+  CUDA_OK(cudaGraphGetNodes(graph.graph, nullptr, &count));
+  EXPECT_EQ(1u, count);
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(cudaErrorNotSupported, cudaGraphGetNodes(graph.graph, nodes, &count));
+  EXPECT_NE(std::string::npos, testing::internal::GetCapturedStderr().find("cudaGraphGetNodes"));
+  cudaGetLastError();
+}
 TEST(Graphs, WhatACaptureForbids) {
   void* p = nullptr;
   const Captured allocates(

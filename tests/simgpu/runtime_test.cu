@@ -339,6 +339,107 @@ TEST(Devices, Several) {
   simgpu::settings().devices = 1;
 }
 
+// Memory of another device is opened to kernels by peer access, that of pools by the pool's; everyone may
+// access what is the host's too.
+TEST(Devices, PeerAccess) {
+  simgpu::settings().devices = 2;
+  const auto refused = [](int* data, const std::string& remedy) {
+    fill<<<1, 32>>>(data, 1, 32);
+    EXPECT_EQ(cudaErrorIllegalAddress, cudaDeviceSynchronize());
+    const auto fault = simgpu::last_fault();
+    ASSERT_TRUE(fault.has_value());
+    EXPECT_EQ(simgpu::FaultKind::kNoPeerAccess, fault->kind);
+    for (const std::string& piece :
+         {std::string("fill"), std::string("of device 1, to which device 0 has no access"), remedy})
+      EXPECT_NE(std::string::npos, fault->text.find(piece)) << fault->text;
+    simgpu::clear_fault();
+  };
+  const auto allowed = [](int* data) {
+    fill<<<1, 32>>>(data, 1, 32);
+    EXPECT_EQ(cudaSuccess, cudaDeviceSynchronize());
+  };
+  CUDA_OK(cudaSetDevice(1));
+  int *there, *pooled, *managed, *pinned;
+  cudaMemPool_t pool;
+  CUDA_OK(cudaMalloc(&there, 128));
+  CUDA_OK(cudaMallocAsync(&pooled, 128, nullptr));
+  CUDA_OK(cudaMallocManaged(&managed, 128));
+  CUDA_OK(cudaMallocHost(&pinned, 128));
+  CUDA_OK(cudaDeviceGetDefaultMemPool(&pool, 1));
+  allowed(there);
+  CUDA_OK(cudaSetDevice(0));
+  refused(there, "cudaDeviceEnablePeerAccess");
+  CUDA_OK(cudaDeviceEnablePeerAccess(1, 0));
+  allowed(there);
+  refused(pooled, "cudaMemPoolSetAccess");
+  cudaMemAccessDesc access{{cudaMemLocationTypeDevice, 0}, cudaMemAccessFlagsProtReadWrite};
+  CUDA_OK(cudaMemPoolSetAccess(pool, &access, 1));
+  CUDA_OK(cudaDeviceDisablePeerAccess(1));
+  allowed(pooled);
+  refused(there, "cudaDeviceEnablePeerAccess");
+  cudaMemAccessFlags flags;
+  CUDA_OK(cudaMemPoolGetAccess(&flags, pool, &access.location));
+  EXPECT_EQ(cudaMemAccessFlagsProtReadWrite, flags);
+  access.flags = cudaMemAccessFlagsProtNone;
+  CUDA_OK(cudaMemPoolSetAccess(pool, &access, 1));
+  refused(pooled, "cudaMemPoolSetAccess");
+  allowed(managed);
+  allowed(pinned);
+  for (int* p : {there, pooled, managed}) CUDA_OK(cudaFree(p));
+  CUDA_OK(cudaFreeHost(pinned));
+  simgpu::settings().devices = 1;
+}
+TEST(Devices, StreamsAndEventsBelongToOne) {
+  simgpu::settings().devices = 2;
+  DeviceArray<int> here(32);
+  cudaEvent_t event;
+  CUDA_OK(cudaEventCreate(&event));
+  CUDA_OK(cudaSetDevice(1));
+  cudaStream_t there;
+  CUDA_OK(cudaStreamCreate(&there));
+  CUDA_OK(cudaSetDevice(0));
+  fill<<<1, 32, 0, there>>>(here, 1, 32);
+  EXPECT_EQ(cudaErrorInvalidResourceHandle, cudaGetLastError());
+  EXPECT_EQ(cudaErrorInvalidResourceHandle, cudaEventRecord(event, there));
+  cudaGetLastError();
+  CUDA_OK(cudaEventDestroy(event));
+  CUDA_OK(cudaStreamDestroy(there));
+  simgpu::settings().devices = 1;
+}
+
+TEST(Streams, WhatAStreamWillFreeIsFreed) {
+  const Order order(1);
+  const size_t leaks = simgpu::leaks().size();
+  int* p;
+  CUDA_OK(cudaMallocAsync(&p, 64, nullptr));
+  CUDA_OK(cudaFreeAsync(p, nullptr));
+  EXPECT_EQ(leaks, simgpu::leaks().size());
+  EXPECT_EQ(cudaErrorInvalidValue, cudaFreeAsync(p, nullptr));
+  cudaGetLastError();
+}
+TEST(Counters, LaunchesBeforeAreForgottenThoughTheyHaveNotRunYet) {
+  const Order order(1);
+  DeviceArray<int> out(32);
+  fill<<<1, 32>>>(out, 1, 32);
+  simgpu::clear_launches();
+  add<<<1, 32>>>(out, out, 32);
+  CUDA_OK(cudaDeviceSynchronize());
+  ASSERT_EQ(1u, simgpu::launches().size());
+}
+
+TEST(SettingsDeathTest, WhatCannotBeMeantIsRefused) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto expect_refused = [](const char* name, const char* value, const char* text) {
+    setenv(name, value, 1);
+    EXPECT_EXIT(std::exit(0), testing::ExitedWithCode(1),
+                std::string("simgpu: ") + name + "=" + value + ": expected " + text);
+    unsetenv(name);
+  };
+  expect_refused("ERGON_SIMGPU_CHECK", "memory,race", "0, or memory, initialised, shared-races");
+  expect_refused("ERGON_SIMGPU_DEVICES", "65", "a number from 1 to 64");
+  expect_refused("ERGON_SIMGPU_MEMORY", "4T", "a number from 1 to .* also as 512M or 2G");
+}
+
 // What the process prints when it ends: after its static objects are gone.
 struct Cache {
   Cache() { cudaMalloc(&memory, 64); }

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cstdio>
+#include <cstring>
 #include <deque>
 #include <map>
 #include <mutex>
@@ -26,7 +27,8 @@ Ranges reserve_all() {
   return {reinterpret_cast<u64>(reserve(kReservedBytes, true, "device memory")),
           static_cast<u8*>(reserve(kReservedBytes, true, "the state of device memory")),
           static_cast<u64*>(reserve(kReservedBytes * sizeof(u64), false, "the race detector")),
-          static_cast<u64*>(reserve(kReservedBytes / 32 * sizeof(u64), true, "the race detector"))};
+          static_cast<u64*>(reserve(kReservedBytes / 32 * sizeof(u64), true, "the race detector")),
+          static_cast<u8*>(reserve(kReservedBytes >> 12, false, "the owners of device memory"))};
 }
 
 // Every allocation has pages of its own, a slot, in which it starts behind kOffset bytes.
@@ -113,8 +115,14 @@ void* allocate(u64 size, MemoryKind kind, int device, Shadow fill, std::string l
   }
   const u64 address = ranges.start + slot + kOffset;
   std::fill_n(shadow(address), size, static_cast<u8>(fill));
-  const auto added = s.allocations.insert_or_assign(
-      address, Allocation{address, size, ++s.ids, kind, device, true, false, std::move(label)});
+  const bool everyones = kind == MemoryKind::kPinnedHost || kind == MemoryKind::kManaged;
+  std::memset(ranges.owners + slot / kPage, everyones ? 0 : device + 1, room / kPage);
+  const auto added = s.allocations.insert_or_assign(address, Allocation{.base = address,
+                                                                        .size = size,
+                                                                        .id = ++s.ids,
+                                                                        .kind = kind,
+                                                                        .device = device,
+                                                                        .label = std::move(label)});
   if (counts(added.first->second)) s.live.at(static_cast<size_t>(device)) += size;
   return reinterpret_cast<void*>(address);
 }
@@ -163,6 +171,24 @@ std::string describe(u64 address) {
   const u64 offset = address - a->base;
   if (offset < a->size) return "byte " + std::to_string(offset) + " of " + what;
   return std::to_string(offset - a->size) + " bytes past the end of " + what;
+}
+
+bool reachable(u64 address, int device) {
+  const u8 owner = ranges.owners[offset_of(address) / kPage];
+  if (owner == 0 || owner == device + 1) return true;
+  const std::optional<Allocation> a = nearest(address);
+  if (a && a->kind == MemoryKind::kPool) return (a->open_to >> device & 1) != 0;
+  return (peers[device] >> (owner - 1) & 1) != 0;
+}
+void set_open_to(const void* pointer, u64 devices) {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  s.allocations.at(reinterpret_cast<u64>(pointer)).open_to = devices;
+}
+void set_freeing(const void* pointer) {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  s.allocations.at(reinterpret_cast<u64>(pointer)).freeing = true;
 }
 
 std::optional<u64> first_inaccessible(u64 address, u64 size) {

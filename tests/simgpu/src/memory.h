@@ -20,6 +20,8 @@ struct Allocation {
   int device = 0;
   bool live = true;
   bool dropped = false;  // freed, and its pages given back to the operating system
+  bool freeing = false;  // a stream will free it
+  u64 open_to = 0;       // kPool: the other devices that may access it, a bit each
   std::string label;     // "cudaMalloc #17", "__device__ variable table"
 };
 
@@ -33,8 +35,11 @@ struct Ranges {
   // For the detector of global races: the cell of the byte at start + i is cells[i >> s], with one s a
   // launch, that of its 32-byte sector sectors[i >> 5].
   u64 *cells = nullptr, *sectors = nullptr;
+  u8* owners = nullptr;  // of the page of 4 KiB with the byte at start + i: owners[i >> 12]
 };
 inline Ranges ranges;
+// Of each device the others whose memory its kernels may access, a bit each. Guarded by the context's mutex.
+inline u64 peers[64] = {};
 
 inline bool contains(u64 address, u64 size) {
   const u64 offset = address - ranges.start;
@@ -53,6 +58,10 @@ std::string describe(u64 address);  // "12 bytes past the end of cudaMalloc #17 
 bool is_freed(u64 address);
 // The first byte of a range of device memory that is not allocated now, or that has been freed.
 std::optional<u64> first_inaccessible(u64 address, u64 size);
+// Whether kernels of the device may access the memory: it is theirs, the host's, or opened to them.
+bool reachable(u64 address, int device);
+void set_open_to(const void* pointer, u64 devices);  // of a live allocation
+void set_freeing(const void* pointer);
 u64 live_bytes(int device);  // pinned host memory and variables are not counted
 std::vector<Allocation> live_allocations();
 

@@ -25,6 +25,8 @@ struct Variable {
   bool constant = false;
 };
 
+std::string demangled(const std::string& name);
+
 class Kernel {
  public:
   virtual ~Kernel() = default;

@@ -33,6 +33,7 @@ enum class FaultKind : u8 {
   kOutOfBounds,
   kMisaligned,
   kUseAfterFree,
+  kNoPeerAccess,
   kUninitialisedRead,
   kSharedRace,
   kGlobalRace,

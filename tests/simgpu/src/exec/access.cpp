@@ -1,23 +1,22 @@
 #include "exec/access.h"
 
 #include <algorithm>
-#include <cstdlib>
-
-#include <cxxabi.h>
 
 #include "exec/races.h"
 #include "settings.h"
 
 namespace simgpu {
-namespace {
 
-const char* verb(AccessKind kind) {
-  return kind == AccessKind::kRead ? "reads" : kind == AccessKind::kWrite ? "writes" : "atomically updates";
-}
 std::string hex(u64 value) {
   char text[20];
   std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
   return text;
+}
+
+namespace {
+
+const char* verb(AccessKind kind) {
+  return kind == AccessKind::kRead ? "reads" : kind == AccessKind::kWrite ? "writes" : "atomically updates";
 }
 
 void check_aligned(Warp& w, const Insn& i, u32 mask, u32 bytes, const u64* addresses, const char* space) {
@@ -27,9 +26,14 @@ void check_aligned(Warp& w, const Insn& i, u32 mask, u32 bytes, const u64* addre
   if ((low_bits & (bytes - 1)) == 0 || bytes == 1) return;
   for_lanes(mask, [&](int l) {
     if (addresses[l] % bytes == 0) return;
+    const u64 address = addresses[l];
+    const bool global = memory::contains(address, 1), shared = space == std::string_view("shared");
     report(w, i, l, FaultKind::kMisaligned,
-           std::to_string(bytes) + "-byte access to " + space + " address " + hex(addresses[l])
-               + ", which is not a multiple of " + std::to_string(bytes));
+           std::to_string(bytes) + "-byte access to " + space + " address " + hex(address)
+               + ", which is not a multiple of " + std::to_string(bytes)
+               + (global   ? ": " + memory::describe(address)
+                  : shared ? ": " + describe_shared(w, static_cast<u32>(address))
+                           : ""));
   });
 }
 
@@ -160,6 +164,22 @@ void check_states(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, 
   for_lanes(mask, [&](int l) { check_lane(w, i, l, addresses[l], bytes, kind); });
 }
 
+// Memory of another device must have been opened to the one that the kernel runs on.
+void check_reachable(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* addresses) {
+  const int device = w.block->launch->config.device;
+  for_lanes(mask, [&](int l) {
+    const u64 address = addresses[l];
+    if (!memory::contains(address, bytes) || memory::reachable(address, device)) return;
+    const auto a = memory::nearest(address);
+    report(
+        w, i, l, FaultKind::kNoPeerAccess,
+        std::string(verb(kind)) + " " + std::to_string(bytes) + " bytes of global memory at " + hex(address)
+            + ": " + memory::describe(address) + ", of device " + std::to_string(a ? a->device : -1)
+            + ", to which device " + std::to_string(device) + " has no access ("
+            + (a && a->kind == MemoryKind::kPool ? "cudaMemPoolSetAccess)" : "cudaDeviceEnablePeerAccess)"));
+  });
+}
+
 void count_global(Work& c, u32 mask, const u64* addresses, u32 bytes, u64 low, u64 high, AccessKind kind) {
   const u32 lanes = static_cast<u32>(std::popcount(mask));
   u64 sectors;
@@ -196,6 +216,7 @@ void resolve_global(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
   if (settings().check_memory) {
     check_aligned(w, i, mask, std::min(bytes, 16u), addresses, "global");
     check_states(w, i, mask, bytes, kind, addresses, low, high, access.contiguous);
+    if (settings().devices > 1) check_reachable(w, i, mask, bytes, kind, addresses);
   }
   if (settings().check_global_races)
     check_global_races(w, i, mask, bytes, kind, addresses, access.contiguous);
@@ -401,12 +422,7 @@ std::string describe_shared(const Warp& w, u32 offset) {
     if (at <= offset && (name == nullptr || at >= start)) name = &variable, start = at;
   }
   if (name == nullptr) return text;
-  int status = 0;
-  char* plain = abi::__cxa_demangle(name->c_str(), nullptr, nullptr, &status);
-  text +=
-      " (byte " + std::to_string(offset - start) + " of " + (plain != nullptr ? plain : name->c_str()) + ")";
-  std::free(plain);
-  return text;
+  return text + " (byte " + std::to_string(offset - start) + " of " + demangled(*name) + ")";
 }
 
 // For the race detector the copy writes when it is issued, and again when it has been waited for.

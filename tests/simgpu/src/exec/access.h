@@ -18,6 +18,7 @@ struct Access {
 void resolve_access(Warp& warp, const Insn& insn, u32 mask, u32 bytes, AccessKind kind, Access& access);
 // The address of every lane in its space: register + offset.
 void lane_addresses(Warp& warp, const Insn& insn, u64* addresses);
+std::string hex(u64 value);  // "0x1f"
 // "shared memory at offset 36 (byte 4 of tile in sum(float*))".
 std::string describe_shared(const Warp& warp, u32 offset);
 // The shared side of a cp.async: checks, and what it will write is marked.

@@ -17,10 +17,7 @@ namespace {
 class LoadedKernel final : public Kernel {
  public:
   LoadedKernel(const ModuleText& module, const FunctionText& text) : module_(module), text_(text) {
-    int status = 0;
-    char* plain = abi::__cxa_demangle(text.name.c_str(), nullptr, nullptr, &status);
-    display_name_ = plain != nullptr ? plain : text.name;
-    std::free(plain);
+    display_name_ = demangled(text.name);
     for (const ParamDeclaration& p : text.params) {
       param_bytes_ = (param_bytes_ + p.align - 1) / p.align * p.align;
       params_.push_back({p.name, param_bytes_, p.bytes, p.align});
@@ -73,6 +70,14 @@ class LoadedModule final : public Module {
 };
 
 }  // namespace
+
+std::string demangled(const std::string& name) {
+  int status = 0;
+  char* const plain = abi::__cxa_demangle(name.c_str(), nullptr, nullptr, &status);
+  const std::string text = plain != nullptr ? plain : name;
+  std::free(plain);
+  return text;
+}
 
 std::unique_ptr<Module> parse_module(std::string ptx, int device) {
   return std::make_unique<LoadedModule>(std::move(ptx), device);

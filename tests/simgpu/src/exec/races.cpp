@@ -4,6 +4,7 @@
 
 #include <sys/mman.h>
 
+#include "exec/access.h"
 #include "memory.h"
 
 namespace simgpu {
@@ -221,9 +222,10 @@ struct GlobalAccess {
     const u64 other = written ? old.writer : old.reader;
     const int l = lane + static_cast<int>((std::max(offset, start) - start) / bytes);
     report(warp, insn, l, FaultKind::kGlobalRace,
-           std::string("race on global memory: ") + (kind == AccessKind::kRead ? "a read" : "a write")
-               + " by block " + std::to_string(warp.block->linear) + " and a " + (written ? "write" : "read")
-               + " by " + (other == kSeveralBlocks ? "several blocks" : "block " + std::to_string(other - 1))
+           "race on global memory at " + hex(memory::ranges.start + offset) + ": "
+               + (kind == AccessKind::kRead ? "a read" : "a write") + " by block "
+               + std::to_string(warp.block->linear) + " and a " + (written ? "write" : "read") + " by "
+               + (other == kSeveralBlocks ? "several blocks" : "block " + std::to_string(other - 1))
                + " of the same launch; " + memory::describe(memory::ranges.start + offset));
   }
   // Cells first to end - 1, 2^shift bytes each.

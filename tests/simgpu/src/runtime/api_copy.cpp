@@ -127,10 +127,7 @@ cudaError_t copy_2d(void* to, size_t to_pitch, const void* from, size_t from_pit
   return copy_rows({to, from, to_pitch, from_pitch, width, height}, kind, stream, asynchronous);
 }
 cudaError_t copy_3d(const cudaMemcpy3DParms& p, cudaStream_t stream, bool asynchronous) {
-  if (p.srcArray != nullptr || p.dstArray != nullptr) {
-    std::fprintf(stderr, "simgpu: copies of CUDA arrays are not simulated\n");
-    return failed(cudaErrorNotSupported);
-  }
+  if (p.srcArray != nullptr || p.dstArray != nullptr) return not_simulated("cudaMemcpy3D of a CUDA array");
   const auto place = [](const cudaPitchedPtr& pointer, const cudaPos& at, size_t slice) {
     return static_cast<u8*>(pointer.ptr) + at.x + pointer.pitch * (at.y + pointer.ysize * (at.z + slice));
   };
@@ -170,7 +167,7 @@ cudaError_t symbol_variable(const void* symbol, Variable& out) {
   auto& module = binary.modules[current_device];
   try {
     if (!binary.problem.empty()) throw PtxError(binary.problem);
-    if (module == nullptr) module = parse_module(binary.ptx, current_device);
+    if (module == nullptr) module = parse_module(std::string(binary.ptx), current_device);
   } catch (const PtxError& e) {
     std::fprintf(stderr, "simgpu: variable %s: %s\n", found->second.name.c_str(), e.what());
     return cudaErrorInvalidSymbol;

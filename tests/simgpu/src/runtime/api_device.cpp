@@ -15,10 +15,6 @@ std::map<cudaLimit, size_t>& limits() {
   static std::map<cudaLimit, size_t> values;
   return values;
 }
-std::map<std::pair<int, int>, bool>& peers() {  // device, peer: access has been enabled
-  static std::map<std::pair<int, int>, bool> enabled;
-  return enabled;
-}
 
 bool exists(int device) { return device >= 0 && device < settings().devices; }
 
@@ -183,6 +179,7 @@ cudaError_t cudaDeviceReset() {
       memory::release(reinterpret_cast<void*>(a.base));
   }
   pools_reset(current_device);
+  memory::peers[current_device] = 0;
   for (const auto& binary : c.binaries) binary->modules.erase(current_device);
   c.sticky = cudaSuccess;
   take_last_error(true);
@@ -229,15 +226,21 @@ cudaError_t cudaGetDriverEntryPoint(const char* symbol, void** function, unsigne
 cudaError_t cudaDeviceCanAccessPeer(int* out, int device, int peer) {
   return *out = device != peer && exists(peer), failed(cudaSuccess);
 }
-cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned) {
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
+  const std::lock_guard lock(Context::get().mutex);
   if (!exists(peer) || peer == current_device) return failed(cudaErrorInvalidDevice);
-  bool& enabled = peers()[{current_device, peer}];
-  if (enabled) return failed(cudaErrorPeerAccessAlreadyEnabled);
-  return enabled = true, failed(cudaSuccess);
+  if (flags != 0) return failed(cudaErrorInvalidValue);
+  u64 &enabled = memory::peers[current_device], bit = u64{1} << peer;
+  if ((enabled & bit) != 0) return failed(cudaErrorPeerAccessAlreadyEnabled);
+  return enabled |= bit, failed(cudaSuccess);
 }
 cudaError_t cudaDeviceDisablePeerAccess(int peer) {
-  const bool was_enabled = peers().erase({current_device, peer}) == 1;
-  return failed(was_enabled ? cudaSuccess : cudaErrorPeerAccessNotEnabled);
+  const std::lock_guard lock(Context::get().mutex);
+  if (!exists(peer)) return failed(cudaErrorInvalidDevice);
+  u64 &enabled = memory::peers[current_device], bit = u64{1} << peer;
+  if ((enabled & bit) == 0) return failed(cudaErrorPeerAccessNotEnabled);
+  Context::get().wait_all(current_device);
+  return enabled &= ~bit, failed(cudaSuccess);
 }
 cudaError_t cudaDeviceGetP2PAttribute(int* value, cudaDeviceP2PAttr attribute, int device, int peer) {
   if (!exists(device) || !exists(peer) || device == peer) return failed(cudaErrorInvalidDevice);

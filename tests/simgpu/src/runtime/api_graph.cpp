@@ -77,7 +77,7 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t handle, cudaStreamCaptureStatu
                                      const cudaGraphNode_t** nodes, const cudaGraphEdgeData** edges,
                                      size_t* count) {
   if (graph != nullptr || nodes != nullptr || edges != nullptr || count != nullptr)
-    return failed(cudaErrorNotSupported);
+    return not_simulated("what cudaStreamGetCaptureInfo tells of the graph");
   if (id != nullptr) *id = reinterpret_cast<u64>(Context::get().stream(handle).capture.get());
   return cudaStreamIsCapturing(handle, status);
 }
@@ -112,14 +112,14 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph,
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return failed(cudaSuccess); }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t handle) {
   Context& c = Context::get();
-  if (c.stream(handle).capture != nullptr) return failed(cudaErrorNotSupported);  // a graph in a graph
+  if (c.stream(handle).capture != nullptr) return not_simulated("cudaGraphLaunch in a stream that captures");
   // The memory of the graph lives until it has run.
   return failed(
       c.submit(c.stream(handle), WorkKind::kOrder,
                [nodes = capture_of(exec).nodes, memory = capture_of(exec).memory] { run_graph(nodes); }));
 }
 cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, size_t* count) {
-  if (nodes != nullptr) return failed(cudaErrorNotSupported);
+  if (nodes != nullptr) return not_simulated("cudaGraphGetNodes, but for the number,");
   *count = capture_of(graph).nodes.size();
   return failed(cudaSuccess);
 }

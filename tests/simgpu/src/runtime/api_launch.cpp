@@ -35,6 +35,7 @@ cudaError_t launch(Function* function, dim3 grid, dim3 block, void** args, size_
   if (context.sticky != cudaSuccess) return failed(context.sticky);
   if (function == nullptr) return failed(cudaErrorInvalidDeviceFunction);
   Stream& stream = context.stream(handle);
+  if (stream.device != current_device) return failed(cudaErrorInvalidResourceHandle);
   cudaError_t error;
   Kernel* kernel = context.kernel(*function, stream.device, error);
   if (kernel == nullptr) {
@@ -46,7 +47,7 @@ cudaError_t launch(Function* function, dim3 grid, dim3 block, void** args, size_
   try {
     static_shared = kernel->static_shared_bytes();
   } catch (const PtxError& e) {
-    std::fprintf(stderr, "simgpu: kernel %s: %s\n", function->name.c_str(), e.what());
+    std::fprintf(stderr, "simgpu: kernel %s: %s\n", demangled(function->name).c_str(), e.what());
     return failed(context.sticky = cudaErrorInvalidPtx);
   }
   if (threads == 0 || threads > 1024 || block.x > 1024 || block.y > 1024 || block.z > 64 || grid.x == 0
@@ -142,7 +143,7 @@ void __cudaRegisterManagedVar(void** handle, void** host, char*, const char* nam
   try {
     if (!binary->problem.empty()) throw PtxError(binary->problem);
     auto& module = binary->modules[0];
-    if (module == nullptr) module = parse_module(binary->ptx, 0);
+    if (module == nullptr) module = parse_module(std::string(binary->ptx), 0);
     if (const Variable* v = module->find_variable(name)) *host = reinterpret_cast<void*>(v->address);
   } catch (const PtxError& e) {
     std::fprintf(stderr, "simgpu: __managed__ variable %s: %s\n", name, e.what());
@@ -199,8 +200,7 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* sy
                && a.id != cudaLaunchAttributeAccessPolicyWindow
                // Leave to begin early, which nothing has to make use of.
                && a.id != cudaLaunchAttributeProgrammaticStreamSerialization) {
-      std::fprintf(stderr, "simgpu: launch attribute %d is not simulated on sm_80\n", static_cast<int>(a.id));
-      return failed(cudaErrorNotSupported);
+      return not_simulated(("launch attribute " + std::to_string(a.id)).c_str());
     }
   }
   return launch(find_function(symbol), config->gridDim, config->blockDim, args, config->dynamicSmemBytes,
@@ -211,7 +211,8 @@ cudaError_t cudaFuncSetAttribute(const void* symbol, cudaFuncAttribute attribute
   Function* function = find_function(symbol);
   if (function == nullptr) return failed(cudaErrorInvalidDeviceFunction);
   if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return failed(cudaSuccess);
-  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return failed(cudaErrorInvalidValue);
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize)
+    return not_simulated(("cudaFuncSetAttribute of attribute " + std::to_string(attribute)).c_str());
   cudaError_t error;
   Kernel* kernel = kernel_of(symbol, error);
   if (kernel == nullptr) return failed(error);

@@ -48,26 +48,28 @@ cudaError_t allocate_async(void** out, size_t bytes, Pool* pool, cudaStream_t ha
   const cudaError_t e = allocate(out, bytes, MemoryKind::kPool, kUninitialised, "cudaMallocAsync");
   if (e != cudaSuccess || *out == nullptr) return e;
   // Usable from its place in the stream on; before, an access is out of bounds.
-  void* const memory = *out;
-  set_state(memory, bytes, kUnallocated);
+  void* const block = *out;
+  set_state(block, bytes, kUnallocated);
   Stream& stream = context.stream(handle);
   if (stream.capture != nullptr) {  // each launch of the graph makes it anew
-    stream.capture->memory.emplace_back(memory, [](void* p) { memory::release(p); });
+    stream.capture->memory.emplace_back(block, [](void* p) { memory::release(p); });
   } else {
-    pool_allocated(pool, current_device, memory, bytes);
+    pool_allocated(pool, current_device, block, bytes);
+    memory::set_open_to(block, pool_open_to(pool, current_device));
   }
-  return failed(context.submit(stream, WorkKind::kMemory, [=] { set_state(memory, bytes, kUninitialised); }));
+  return failed(context.submit(stream, WorkKind::kMemory, [=] { set_state(block, bytes, kUninitialised); }));
 }
 
 cudaError_t free_async(void* pointer, cudaStream_t handle) {
   if (pointer == nullptr) return failed(cudaSuccess);
   const auto a = memory::nearest(address_of(pointer));
-  if (!a || a->base != address_of(pointer) || !a->live || a->kind == MemoryKind::kPinnedHost)
+  if (!a || a->base != address_of(pointer) || !a->live || a->freeing || a->kind == MemoryKind::kPinnedHost)
     return failed(cudaErrorInvalidValue);
   Context& context = Context::get();
   const std::lock_guard lock(context.mutex);
   Stream& stream = context.stream(handle);
   if (stream.capture == nullptr) {
+    memory::set_freeing(pointer);
     return failed(context.submit(stream, WorkKind::kMemory, [=] {
       pool_released(pointer);
       memory::release(pointer);
@@ -127,7 +129,7 @@ cudaError_t cudaHostRegister(void* pointer, size_t bytes, unsigned) {
   return failed(added ? cudaSuccess : cudaErrorHostMemoryAlreadyRegistered);
 }
 cudaError_t cudaHostUnregister(void* pointer) {
-  for (int d = 0; d < settings().devices; ++d) Context::get().wait_all(d);
+  Context::get().wait_all();
   return failed(memory::remove_registered(address_of(pointer)) ? cudaSuccess
                                                                : cudaErrorHostMemoryNotRegistered);
 }

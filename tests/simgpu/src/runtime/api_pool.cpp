@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <span>
 #include <vector>
 
 #include "memory.h"
 #include "runtime/context.h"
+#include "settings.h"
 
 using namespace simgpu;
 
@@ -14,6 +16,7 @@ namespace simgpu {
 
 struct Pool {
   int device = 0;
+  u64 open_to = 0;  // other devices that may access its memory, a bit each
   // `reserved` beyond what is used is kept at a free until the device is waited for, and then up to the
   // threshold.
   u64 used = 0, used_high = 0, reserved = 0, reserved_high = 0, release_threshold = 0;
@@ -73,6 +76,7 @@ u64 pool_unused(int device) {
   for (const Pool* pool : all_pools()) bytes += pool->device == device ? pool->reserved - pool->used : 0;
   return bytes;
 }
+u64 pool_open_to(const Pool* pool, int device) { return (pool != nullptr ? *pool : pool_of(device)).open_to; }
 void pools_reset(int device) {
   std::erase_if(owners, [&](const auto& entry) { return entry.second.first->device == device; });
   for (Pool* pool : all_pools()) {
@@ -172,12 +176,29 @@ cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t bytes) {
   pool_of(pool)->keep(bytes);
   return failed(cudaSuccess);
 }
-// Every device sees all memory.
-cudaError_t cudaMemPoolSetAccess(cudaMemPool_t, const cudaMemAccessDesc*, size_t) {
+cudaError_t cudaMemPoolSetAccess(cudaMemPool_t handle, const cudaMemAccessDesc* list, size_t count) {
+  const std::lock_guard lock(Context::get().mutex);
+  Pool& pool = *pool_of(handle);
+  u64 open_to = pool.open_to;
+  for (const cudaMemAccessDesc& d : std::span(list, count)) {
+    if (d.location.type != cudaMemLocationTypeDevice || d.location.id < 0
+        || d.location.id >= settings().devices)
+      return failed(cudaErrorInvalidValue);
+    const bool open = d.flags == cudaMemAccessFlagsProtReadWrite;
+    if (d.location.id == pool.device && !open) return failed(cudaErrorInvalidValue);
+    open_to = (open_to & ~(u64{1} << d.location.id)) | u64{open} << d.location.id;
+  }
+  pool.open_to = open_to;
+  for (const auto& [address, owner] : owners) {
+    if (owner.first == &pool) memory::set_open_to(reinterpret_cast<const void*>(address), open_to);
+  }
   return failed(cudaSuccess);
 }
-cudaError_t cudaMemPoolGetAccess(cudaMemAccessFlags* flags, cudaMemPool_t, cudaMemLocation*) {
-  return *flags = cudaMemAccessFlagsProtReadWrite, failed(cudaSuccess);
+cudaError_t cudaMemPoolGetAccess(cudaMemAccessFlags* flags, cudaMemPool_t handle, cudaMemLocation* location) {
+  const Pool& pool = *pool_of(handle);
+  const bool open = location->id == pool.device || (pool.open_to >> location->id & 1) != 0;
+  *flags = open ? cudaMemAccessFlagsProtReadWrite : cudaMemAccessFlagsProtNone;
+  return failed(cudaSuccess);
 }
 
 }  // extern "C"

@@ -120,6 +120,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t e, unsigned) {
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* out, unsigned flags) {
   auto* event = new Event;
+  event->device = current_device;
   event->timed = (flags & cudaEventDisableTiming) == 0;
   *out = reinterpret_cast<cudaEvent_t>(event);
   return failed(cudaSuccess);
@@ -134,6 +135,7 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t handle, unsigne
   const std::lock_guard lock(c.mutex);
   Stream& s = c.stream(handle);
   Event& event = event_of(e);
+  if (event.device != s.device) return failed(cudaErrorInvalidResourceHandle);
   const auto now = [when = event.milliseconds] { *when = now_ms(); };
   if (const cudaError_t error = c.submit(s, WorkKind::kOrder, now); error != cudaSuccess)
     return failed(error);
@@ -164,7 +166,8 @@ cudaError_t cudaEventQuery(cudaEvent_t e) {
 }
 cudaError_t cudaEventElapsedTime(float* out, cudaEvent_t from, cudaEvent_t to) {
   const Event &a = event_of(from), &b = event_of(to);
-  if (!a.timed || !b.timed || !a.recorded || !b.recorded) return failed(cudaErrorInvalidResourceHandle);
+  if (!a.timed || !b.timed || !a.recorded || !b.recorded || a.device != b.device)
+    return failed(cudaErrorInvalidResourceHandle);
   if ((a.task != nullptr && !a.task->done) || (b.task != nullptr && !b.task->done))
     return failed(cudaErrorNotReady);
   *out = static_cast<float>(*b.milliseconds - *a.milliseconds);

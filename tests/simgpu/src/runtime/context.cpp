@@ -27,6 +27,10 @@ cudaError_t failed(cudaError_t error) {
   if (error != cudaSuccess && error != cudaErrorNotReady) last_error = error;
   return error;
 }
+cudaError_t not_simulated(const char* what) {
+  std::fprintf(stderr, "simgpu: %s is not simulated\n", what);
+  return failed(cudaErrorNotSupported);
+}
 cudaError_t take_last_error(bool clear) {
   const cudaError_t sticky = Context::get().sticky, error = sticky != cudaSuccess ? sticky : last_error;
   if (clear) last_error = cudaSuccess;
@@ -149,6 +153,9 @@ void Context::wait(const TaskPtr& task) {
     execute(next);
   }
 }
+void Context::wait_all() {
+  for (int device = 0; device < settings().devices; ++device) wait_all(device);
+}
 void Context::wait_all(int device) {
   const std::lock_guard lock(mutex);
   wait(defaults[device].last);
@@ -162,8 +169,10 @@ void Context::fail(const Fault& f) {
   std::fprintf(stderr, "simgpu: %s\n", f.what());
   sticky = f.kind == FaultKind::kAssert       ? cudaErrorAssert
            : f.kind == FaultKind::kMisaligned ? cudaErrorMisalignedAddress
-           : f.kind == FaultKind::kOutOfBounds || f.kind == FaultKind::kUseAfterFree ? cudaErrorIllegalAddress
-                                                                                     : cudaErrorLaunchFailure;
+           : f.kind == FaultKind::kOutOfBounds || f.kind == FaultKind::kUseAfterFree
+                   || f.kind == FaultKind::kNoPeerAccess
+               ? cudaErrorIllegalAddress
+               : cudaErrorLaunchFailure;
   record_fault(f);
 }
 
@@ -173,11 +182,11 @@ Kernel* Context::kernel(Function& function, int device, cudaError_t& error) {
   try {
     if (!binary.problem.empty()) throw PtxError(binary.problem);
     auto& module = binary.modules[device];
-    if (module == nullptr) module = parse_module(binary.ptx, device);
+    if (module == nullptr) module = parse_module(std::string(binary.ptx), device);
     if (Kernel* kernel = module->find_kernel(function.name)) return kernel;
     throw PtxError("simulated GPU: it is not in the PTX of its fat binary");
   } catch (const PtxError& e) {
-    std::fprintf(stderr, "simgpu: kernel %s: %s\n", function.name.c_str(), e.what());
+    std::fprintf(stderr, "simgpu: kernel %s: %s\n", demangled(function.name).c_str(), e.what());
     error = cudaErrorNoKernelImageForDevice;
     return nullptr;
   }
@@ -206,7 +215,7 @@ void Context::launch(Function& function, const LaunchConfig& config, const std::
   } catch (const Fault& f) {
     fail(f);
   } catch (const PtxError& e) {
-    std::fprintf(stderr, "simgpu: kernel %s: %s\n", function.name.c_str(), e.what());
+    std::fprintf(stderr, "simgpu: kernel %s: %s\n", demangled(function.name).c_str(), e.what());
     sticky = cudaErrorInvalidPtx;
   }
 }

@@ -33,6 +33,7 @@ struct Stream {
   std::vector<size_t> capture_last;  // nodes that the next one of this stream follows
 };
 struct Event {
+  int device = 0;
   TaskPtr task;
   std::shared_ptr<double> milliseconds = std::make_shared<double>(0);  // when it happened last
   bool timed = true, recorded = false;
@@ -56,7 +57,8 @@ struct Capture {
 };
 
 struct FatBinary {
-  std::string ptx, problem;
+  std::string_view ptx;  // in the program's own memory
+  std::string problem;
   std::map<std::string, int> registers;            // a thread, of kernels whose machine code is there too
   std::map<int, std::unique_ptr<Module>> modules;  // by device
 };
@@ -97,6 +99,7 @@ class Context {
                      std::vector<TaskPtr> after = {});
   void wait(const TaskPtr& task);
   void wait_all(int device);
+  void wait_all();
   // What a call that is not stream-ordered, or waits, must ask first: an error, and the captures that it
   // breaks are invalid, when this thread may not make it now.
   cudaError_t allowed_in_capture(bool waits_for_device = false);
@@ -118,14 +121,16 @@ void run_graph(const std::vector<Capture::Node>& nodes);
 struct Pool;
 void pool_allocated(Pool* pool, int device, const void* pointer, u64 bytes);
 void pool_released(const void* pointer);
-void pools_synchronised();     // they give back what is above their thresholds
-u64 pool_unused(int device);   // bytes that the device's pools keep and nothing uses
-void pools_reset(int device);  // nothing is allocated any more
+void pools_synchronised();                       // they give back what is above their thresholds
+u64 pool_unused(int device);                     // bytes that the device's pools keep and nothing uses
+u64 pool_open_to(const Pool* pool, int device);  // other devices that may access its memory, a bit each
+void pools_reset(int device);                    // nothing is allocated any more
 
 extern thread_local int current_device;
 extern thread_local cudaStreamCaptureMode capture_mode;  // of cudaThreadExchangeStreamCaptureMode
 // Records and returns the error; a sticky one wins.
 cudaError_t failed(cudaError_t error);
 cudaError_t take_last_error(bool clear);
+cudaError_t not_simulated(const char* what);  // says so, and is cudaErrorNotSupported
 
 }  // namespace simgpu

@@ -55,8 +55,9 @@ void each_entry(const void* wrapper, const std::function<void(const Entry&, cons
 
 }  // namespace
 
-std::string extract_ptx(const void* wrapper) {
-  std::string found, problem = "it holds no PTX";
+std::string_view extract_ptx(const void* wrapper) {
+  std::string_view found;
+  std::string problem = "it holds no PTX";
   u32 found_arch = 0;
   each_entry(wrapper, [&](const Entry& e, const char* payload) {
     if (e.kind != kPtx) return;
@@ -67,7 +68,7 @@ std::string extract_ptx(const void* wrapper) {
         problem = "its PTX is for compute_" + std::to_string(e.arch)
                   + ", newer than the compute_80 that is simulated";
     } else if (e.arch >= found_arch) {
-      found.assign(payload, e.payload_bytes);
+      found = {payload, e.payload_bytes};
       found_arch = e.arch;
     }
   });

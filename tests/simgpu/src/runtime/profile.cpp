@@ -106,7 +106,10 @@ const Region& main_loop(const LaunchRecord& launch) {
   return *best;
 }
 const std::deque<LaunchRecord>& launches() { return records(); }
-void clear_launches() { records().clear(); }
+void clear_launches() {
+  Context::get().wait_all();  // what streams still hold belongs to the time before
+  records().clear();
+}
 std::optional<FaultRecord> last_fault() { return fault_record(); }
 void clear_fault() {
   fault_record().reset();
@@ -116,7 +119,8 @@ void clear_fault() {
 std::vector<std::string> leaks() {
   std::vector<std::string> list;
   for (const Allocation& a : memory::live_allocations()) {
-    if (a.kind != MemoryKind::kVariable) list.push_back(a.label + ", " + std::to_string(a.size) + " bytes");
+    if (a.kind != MemoryKind::kVariable && !a.freeing)
+      list.push_back(a.label + ", " + std::to_string(a.size) + " bytes");
   }
   return list;
 }
