@@ -1,5 +1,8 @@
 #include "core/copy.h"
 
+#include <algorithm>
+#include <array>
+
 #include "core/autograd.h"
 #include "core/convert.h"
 #include "core/cuda_backend.h"
@@ -19,6 +22,24 @@ void copy_row(To* to, std::int64_t to_stride, const From* from, std::int64_t fro
     std::fill_n(to, length, convert<To>(from[0]));
   } else {
     for (std::int64_t i = 0; i < length; ++i) to[i * to_stride] = convert<To>(from[i * from_stride]);
+  }
+}
+
+// to[i] += from[i], contiguous: half precision by way of buffers, whose conversion vectorises.
+template <class T>
+void add_run(const T* from, T* to, std::int64_t length) {
+  if constexpr (is_half(dtype_of<T>())) {
+    constexpr std::int64_t kRun = 256;
+    std::array<float, kRun> sum, term;
+    for (std::int64_t i = 0; i < length; i += kRun) {
+      const std::int64_t count = std::min(kRun, length - i);
+      convert_run(to + i, sum.data(), count);
+      convert_run(from + i, term.data(), count);
+      for (std::size_t k = 0; k < static_cast<std::size_t>(count); ++k) sum[k] += term[k];
+      convert_run(sum.data(), to + i, count);
+    }
+  } else {
+    for (std::int64_t i = 0; i < length; ++i) to[i] += from[i];
   }
 }
 
@@ -131,7 +152,7 @@ void accumulate(const Tensor& destination, const Tensor& source) {
           T* to_row = to + offsets[0];
           const T* from_row = from + offsets[1];
           if (to_stride == 1 && from_stride == 1) {
-            for (std::int64_t i = 0; i < length; ++i) to_row[i] = T(Acc(to_row[i]) + Acc(from_row[i]));
+            add_run(from_row, to_row, length);
           } else {
             for (std::int64_t i = 0; i < length; ++i) {
               to_row[i * to_stride] = T(Acc(to_row[i * to_stride]) + Acc(from_row[i * from_stride]));

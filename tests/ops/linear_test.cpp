@@ -120,7 +120,7 @@ constexpr Activation kActivations[] = {Activation::none, Activation::relu, Activ
                                        Activation::gelu_tanh, Activation::silu};
 
 TEST(Linear, BothWeightLayoutsAndAllActivationsMatchTheReference) {
-  for (const DType dtype : {DType::f32, DType::bf16, DType::f64}) {
+  for (const DType dtype : test::kFloatingDTypes) {
     for (const Activation activation : kActivations) {
       const Tensor x = test::uniform({2, 9, 33}, {.dtype = dtype, .seed = 1}),
                    w = test::uniform({17, 33}, {.dtype = dtype, .low = -0.5, .high = 0.5, .seed = 2}),
@@ -176,6 +176,26 @@ TEST(Linear, BiasGradientOfManyRowsIsExactForIntegers) {
   ops::linear(x, w, b).backward(grad);
   EXPECT_TRUE(test::near(b.grad(), product(ones({1, 1000}), grad, nullptr)));
   EXPECT_TRUE(test::near(w.grad(), product(grad.transpose(0, 1), x, nullptr)));
+}
+
+// Sums of few small whole numbers are exact in half precision.
+TEST(Linear, GradientsInHalfPrecisionAreExactForIntegers) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    Tensor x = test::integers({5, 9}, {.dtype = dtype, .seed = 1}),
+           w = test::integers({17, 9}, {.dtype = dtype, .seed = 2}), b = zeros({17}, {dtype, test::device()});
+    const Tensor grad = test::integers({5, 17}, {.dtype = dtype, .seed = 3});
+    for (Tensor* leaf : {&x, &w, &b}) leaf->set_requires_grad(true);
+    const auto check = [&](const Tensor& y) {
+      y.backward(grad);
+      EXPECT_TRUE(test::near(x.grad(), product(grad, w, nullptr)));
+      EXPECT_TRUE(test::near(w.grad(), product(grad.transpose(0, 1), x, nullptr)));
+      x.zero_grad();
+      w.zero_grad();
+    };
+    check(ops::linear(x, w, b));
+    EXPECT_TRUE(test::near(b.grad(), product(ones({1, 5}), grad, nullptr)));
+    check(ops::matmul(x, w.transpose(0, 1)));
+  }
 }
 
 TEST(Linear, ErrorsNameShapes) {
