@@ -367,6 +367,20 @@ TEST(Checkers, Deadlock) {
   expect_quiet([&] { wait_for<<<1, 32>>>(set); });
 }
 
+// Longer than a deadlock would have to last.
+__global__ void compute_long(unsigned* out, int rounds) {
+  unsigned x = threadIdx.x;
+#pragma unroll 1
+  for (int i = 0; i < rounds; ++i) x = x * 1664525u + 1013904223u;
+  out[threadIdx.x] = x;
+}
+TEST(Checkers, ALongLoopIsNoDeadlock) {
+  simgpu::settings().threads = 1;
+  DeviceArray<unsigned> out(32);
+  expect_quiet([&] { compute_long<<<1, 32>>>(out, 40'000'000); });
+  simgpu::settings().threads = 0;
+}
+
 TEST(Checkers, Leaks) {
   int* forgotten;
   CUDA_OK(cudaMalloc(&forgotten, 400));

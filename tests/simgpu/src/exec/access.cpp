@@ -236,18 +236,25 @@ void count_shared(Work& c, u32 mask, const u64* offsets, u32 bytes, Pattern patt
     return;
   }
   const int shift = std::countr_zero(std::bit_ceil(std::max(bytes, 4u)));
-  u32 words[32], places[32];
-  for (int l = 0; l < 32; ++l) words[l] = static_cast<u32>(offsets[l] >> shift);
-  for (int l = 0; l < 32; ++l) places[l] = words[l] % lanes_together;
+  const auto word = [&](int l) { return static_cast<u32>(offsets[l] >> shift); };
   for (u32 first = 0; first < 32; first += lanes_together) {
     u32 left = mask & kFullMask >> (32 - lanes_together) << first;
     if (left == 0) continue;
     ++c.shared_ideal_wavefronts;
+    if (std::popcount(left) == static_cast<int>(lanes_together) && coincide(offsets, first, lanes_together)) {
+      ++c.shared_wavefronts;
+      continue;
+    }
+    u32 places = 0;
+    for_lanes(left, [&](int l) { places |= 1u << word(l) % lanes_together; });
+    if (std::popcount(places) == std::popcount(left)) {
+      ++c.shared_wavefronts;
+      continue;
+    }
     while (left != 0) {  // each place serves one word at a time
-      u32 served[32];
-      for_lanes(left, [&](int l) { served[places[l]] = words[l]; });
-      u32 waiting = 0;
-      for_lanes(left, [&](int l) { waiting |= u32{served[places[l]] != words[l]} << l; });
+      u32 served[32], waiting = 0;
+      for_lanes(left, [&](int l) { served[word(l) % lanes_together] = word(l); });
+      for_lanes(left, [&](int l) { waiting |= u32{served[word(l) % lanes_together] != word(l)} << l; });
       left = waiting;
       ++c.shared_wavefronts;
     }

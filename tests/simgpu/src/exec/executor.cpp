@@ -249,6 +249,7 @@ void BlockRunner::turn() {
     worked |= !w.waits;
   }
   if (!finished()) release_barrier(!progress);
+  waits_ = !worked;
   spells_ = !spun ? 0 : worked ? spells_ + 1 : kSpells;
 }
 

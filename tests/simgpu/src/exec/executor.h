@@ -15,8 +15,9 @@ class BlockRunner {
   bool fits(const Launch& launch) const;  // same program, block and shared memory
   void start(Launch& launch, u64 linear);
   bool finished() const;
-  void turn();                   // every warp goes as far as it can, or until it has spun for a while
-  void report_deadlock() const;  // throws
+  void turn();                           // every warp goes as far as it can, or until it has spun for a while
+  void report_deadlock() const;          // throws
+  bool waits() const { return waits_; }  // whether the last turn's loops changed no register
   bool spins() const { return spells_ >= kSpells; }  // whether the last turns did nothing but loop
 
  private:
@@ -48,6 +49,7 @@ class BlockRunner {
   u32 arrived_[16] = {};                                    // by bar.arrive
   static constexpr u32 kSpells = 128;
   u32 spells_ = 0;  // turns in which some split spun
+  bool waits_ = false;
   u64 turns_ = 0, clock_ = 0;
   std::vector<std::byte> snapshot_;  // of a frame, to tell whether a loop changes anything
 };

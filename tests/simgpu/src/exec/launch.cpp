@@ -8,6 +8,8 @@
 #include <numeric>
 #include <thread>
 
+#include <time.h>
+
 #include "exec/crew.h"
 #include "exec/executor.h"
 #include "exec/summary.h"
@@ -21,6 +23,7 @@ namespace {
 
 constexpr u64 kMostResident = u64{kMultiprocessors} * 16;  // blocks of a launch that may be alive at once
 constexpr u64 kDeadlockNanoseconds = 500'000'000;  // for which every host thread has found nothing but spins
+constexpr u64 kLongestLoop = 30'000'000'000;  // in which blocks may loop and change registers, nanoseconds
 constexpr size_t kRunnersKept = 64;
 constexpr u64 kShortNanoseconds = 30'000;  // of work: waking another thread for it would take as long
 
@@ -28,6 +31,13 @@ u64 now_ns() {
   return static_cast<u64>(std::chrono::duration_cast<std::chrono::nanoseconds>(
                               std::chrono::steady_clock::now().time_since_epoch())
                               .count());
+}
+
+// Of the processor, by the whole process: it stands while the process does.
+u64 processor_ns() {
+  timespec t{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<u64>(t.tv_sec) * 1'000'000'000 + static_cast<u64>(t.tv_nsec);
 }
 
 // Runners that wait for work, the last used first; never destroyed, so that static destructors may launch.
@@ -101,7 +111,8 @@ class Grid {
     mine.work.resize(launch_.program->instructions);
     counts = &mine;
     std::deque<Runner> resident;
-    u64 spinning = 0, idle_turns = 0;
+    u64 spinning = 0, idle_turns = 0, looping_since = 0;
+    bool computes = false;  // some loop changes registers
     std::atomic<u64>& idle_since = idle_since_[threads_++];
     idle_since = kWorking;
     try {
@@ -129,8 +140,12 @@ class Grid {
           resident.push_back(std::move(resident.front()));
           resident.pop_front();
           ++spinning;
+          computes |= !current.waits();
           if (++idle_turns % 64 == 0 && spinning >= resident.size()) {
-            if (idle_since == kWorking) idle_since = now_ns();
+            const u64 now = processor_ns();
+            if (idle_since == kWorking) idle_since = looping_since = now;
+            if (computes && now - looping_since < kLongestLoop) idle_since = now;
+            computes = false;
             if (all_idle()) resident.front()->report_deadlock();
             std::this_thread::yield();
           }
@@ -159,9 +174,9 @@ class Grid {
   }
 
   bool all_idle() const {
-    const u64 now = now_ns();
+    const u64 now = processor_ns(), long_enough = kDeadlockNanoseconds * idle_since_.size();
     return std::all_of(idle_since_.begin(), idle_since_.end(), [&](const std::atomic<u64>& since) {
-      return since == kAway || (since != kWorking && now - since > kDeadlockNanoseconds);
+      return since == kAway || (since != kWorking && now - since > long_enough);
     });
   }
 
