@@ -40,8 +40,8 @@ struct Tf32Math : SingleMath<float, mma_tf32> {};
 // fp32 operands split into x = large + small, large the nearest tf32: a b = small large + large small + large
 // large, without the product of the small parts. x - large is exact and has 12 bits, of which mma ignores the
 // last: relative error of a product below 2^-22 + 2 * 2^-23 = 2^-21, against 2^-24 of one rounding to fp32.
-// Infinite operands give NaN (infinity - infinity), and so do those that round to infinity: magnitudes above
-// (2 - 2^-11) 2^127.
+// An infinity is split into the largest tf32 and an infinite small part, which meets only large parts: as
+// large part it would give infinity * 0 with a small one.
 struct SplitTf32Math {
   using Element = float;
   // Three times the mma hide the loads of fragments, and shared memory's limits. Two sets of fragments, and
@@ -49,11 +49,13 @@ struct SplitTf32Math {
   static constexpr int kFragmentBuffers = 1;
   static constexpr bool has_tile(int tile) { return kTiles[tile].rows * kTiles[tile].cols <= 128 * 128; }
 
-  // Rounds by an integer addition, in `large` with bits left over that mma ignores. A NaN may overflow in it,
-  // but stays one in `small`.
+  // Rounds by an integer addition, in `large` with bits left over that mma ignores. The numbers it is for are
+  // those that do not round to infinity; what lies beyond them stays in `small`, as does a NaN.
   __device__ __forceinline__ static void split(std::uint32_t x, std::uint32_t& large, std::uint32_t& small) {
-    large = x + 0x1000u;
-    small = __float_as_uint(__uint_as_float(x) - __uint_as_float(large & 0xffffe000u));
+    constexpr float kLargest = 0x1.ffdffep+127f;  // half a unit of tf32 more is the next power of two
+    const float value = __uint_as_float(x);
+    large = __float_as_uint(fminf(fmaxf(value, -kLargest), kLargest)) + 0x1000u;
+    small = __float_as_uint(value - __uint_as_float(large & 0xffffe000u));
   }
 
   template <int kA, int kB>

@@ -192,6 +192,35 @@ TEST_F(CudaGemm, NanAndInfinityReachTheirRowAndColumnOnly) {
   }
 }
 
+// Times a number, an infinity keeps what the product has in fp32, whatever the number's small part is; and
+// the largest numbers do not round to infinity.
+TEST_F(CudaGemm, InfinitiesTimesNumbersOfAnyMantissa) {
+  const float numbers[] = {1,      -3,       0x1.001p0f, 0x1.ffffp0f, -0x1.0018p20f, 0x1.fffffep120f,
+                           1e-30f, INFINITY, 0};
+  constexpr int kCount = static_cast<int>(std::size(numbers));
+  for (const float first : {INFINITY, -INFINITY, 0x1.fffffep127f}) {
+    Matrices a(DType::f32, 1, 1, 1, 4), b(DType::f32, 1, 1, 4, kCount), c(DType::f32, 1, 1, 1, kCount);
+    for (int k = 0; k < 4; ++k) {
+      a.set(0, 0, 0, k, k == 0 ? first : 0.5);
+      for (int j = 0; j < kCount; ++j)
+        b.set(0, 0, k, j, k == 0 ? numbers[j] * (std::isinf(first) ? 1.0f : 0x1p-120f) : 0.25);
+    }
+    GemmParams params{.M = 1, .N = kCount, .K = 4};
+    params.a = a.operand<const void*>(), params.b = b.operand<const void*>(), params.c = c.operand<void*>();
+    multiply(params, {&a, &b, &c});
+    for (int j = 0; j < kCount; ++j) {
+      const float expected = static_cast<float>(a.get(0, 0, 0, 0) * b.get(0, 0, 0, j) + 0.375);
+      const double got = c.get(0, 0, 0, j);
+      if (std::isfinite(expected)) {
+        EXPECT_NEAR(got, expected, 0x1p-20 * std::abs(expected)) << first << " * " << numbers[j];
+      } else {
+        EXPECT_TRUE(std::isnan(expected) ? std::isnan(got) : got == expected)
+            << first << " * " << numbers[j] << ": " << got;
+      }
+    }
+  }
+}
+
 // The epilogue's code is the same in every kernel; whole numbers where the result is one, and real ones.
 TEST_F(CudaGemm, Epilogues) {
   for (const DType c : kNarrow) {
