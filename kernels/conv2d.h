@@ -52,8 +52,10 @@ void conv2d_backward_weight(DType dtype, const Conv2dGeometry& geometry, const v
 }  // namespace cpu
 
 // Products with a matrix that is never stored: its elements are gathered tile by tile ("implicit GEMM",
-// Chetlur et al., arXiv 1410.0759). dw is summed in a number of parts that the geometry alone determines. All
-// tensors below 2^31 elements, else Error.
+// Chetlur et al., arXiv 1410.0759). On tensor cores for one group of channels of f32, bf16 or f16, unless
+// bf16 or f16 have a single channel on either side; then each f32 product is within 2^-21, and the workspace
+// holds x or dout with the channels last. dw is summed in a number of parts that the geometry alone
+// determines. All tensors below 2^31 elements, else Error.
 namespace cuda {
 
 std::int64_t conv2d_workspace(Conv2dPass pass, DType dtype, const Conv2dGeometry& geometry);

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "kernels/cuda/conv2d/simt.h"
+#include "kernels/cuda/conv2d/tensor_core.h"
 #include "kernels/cuda/providers/cudnn.h"
 #include "kernels/providers.h"
 
@@ -30,8 +31,8 @@ bool by_cudnn() { return conv_provider() == ConvProvider::cudnn; }
 }  // namespace
 
 std::int64_t conv2d_workspace(Conv2dPass pass, DType dtype, const Conv2dGeometry& g) {
-  const std::int64_t splits = pass == Conv2dPass::backward_weight ? weight_splits(g) : 0;
-  const std::int64_t bytes = splits * g.out_channels * g.taps() * (dtype == DType::f64 ? 8 : 4);
+  const std::int64_t bytes =
+      uses_tensor_cores(dtype, g) ? tensor_core_workspace(pass, dtype, g) : simt_workspace(pass, dtype, g);
   return by_cudnn() ? std::max(bytes, cudnn_workspace(pass, dtype, g)) : bytes;
 }
 
@@ -39,6 +40,7 @@ void conv2d_forward(DType dtype, const Conv2dGeometry& g, const void* x, const v
                     void* y, void* workspace) {
   check(g);
   if (by_cudnn() && cudnn_forward(dtype, g, x, w, bias, y, workspace)) return;
+  if (uses_tensor_cores(dtype, g)) return tensor_core_forward(dtype, g, x, w, bias, y, workspace);
   simt_forward(dtype, g, x, w, bias, y);
 }
 
@@ -46,6 +48,7 @@ void conv2d_backward_input(DType dtype, const Conv2dGeometry& g, const void* dou
                            void* workspace) {
   check(g);
   if (by_cudnn() && cudnn_backward_input(dtype, g, dout, w, dx, workspace)) return;
+  if (uses_tensor_cores(dtype, g)) return tensor_core_backward_input(dtype, g, dout, w, dx, workspace);
   simt_backward_input(dtype, g, dout, w, dx);
 }
 
@@ -53,6 +56,7 @@ void conv2d_backward_weight(DType dtype, const Conv2dGeometry& g, const void* x,
                             void* workspace) {
   check(g);
   if (by_cudnn() && cudnn_backward_weight(dtype, g, x, dout, dw, workspace)) return;
+  if (uses_tensor_cores(dtype, g)) return tensor_core_backward_weight(dtype, g, x, dout, dw, workspace);
   simt_backward_weight(dtype, g, x, dout, dw, workspace);
 }
 

@@ -289,14 +289,20 @@ void launch(const Conv2dGeometry& geometry, std::int64_t rows, std::int64_t cols
   CUDA_CHECK_LAUNCH();
 }
 
-}  // namespace
-
+// Parts of the sum over all pixels, each of which one block adds up: enough to fill a large GPU twice, as
+// long as each has 256 products for every element.
 int weight_splits(const Conv2dGeometry& g) {
-  // Enough blocks to fill a large GPU twice, as long as each has 256 products for every element.
   const std::int64_t tiles =
       g.groups * ((g.group_outputs() + kTile - 1) / kTile) * ((g.taps() + kTile - 1) / kTile);
   const std::int64_t pixels = g.batch * g.output[0] * g.output[1];
   return static_cast<int>(std::clamp<std::int64_t>(std::min(256 / tiles, pixels / 256), 1, 128));
+}
+
+}  // namespace
+
+std::int64_t simt_workspace(Conv2dPass pass, DType dtype, const Conv2dGeometry& g) {
+  if (pass != Conv2dPass::backward_weight) return 0;
+  return weight_splits(g) * g.out_channels * g.taps() * (dtype == DType::f64 ? 8 : 4);
 }
 
 void simt_forward(DType dtype, const Conv2dGeometry& g, const void* x, const void* w, const void* bias,

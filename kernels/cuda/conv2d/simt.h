@@ -6,10 +6,8 @@
 
 namespace ergon::kernels::cuda::conv2d_detail {
 
-// Parts of the sum over all pixels, each of which one block adds up.
-int weight_splits(const Conv2dGeometry& g);
-
-// Any dtype, any groups: one multiplication at a time. `workspace` as of weight_splits() tensors of dw.
+// Any dtype, any groups: one multiplication at a time. Only the weights' pass has a workspace.
+std::int64_t simt_workspace(Conv2dPass pass, DType dtype, const Conv2dGeometry& g);
 void simt_forward(DType dtype, const Conv2dGeometry& g, const void* x, const void* w, const void* bias,
                   void* y);
 void simt_backward_input(DType dtype, const Conv2dGeometry& g, const void* dout, const void* w, void* dx);

@@ -83,29 +83,35 @@ struct Operand {
       from_ += depth_step_;
     }
 
-    // The next step, number `step`, whatever it is: zero beyond the matrix.
+    // The next step, number `step`, from a source that moves 16 bytes at a time: zero beyond the matrix.
+    __device__ __forceinline__ void aligned_step(std::uint32_t stage, int step) {
+      unrolled<kCopies>([&](auto c) {
+        copy_async<16, c * kBetweenCopies>(stage + to_, address_from(c),
+                                           elements_of(c, step) * static_cast<int>(sizeof(T)));
+      });
+      from_ += depth_step_;
+    }
+
+    // The same from any source.
     __device__ __forceinline__ void step(const Source& source, std::uint32_t stage, int step) {
-      const int lines = lines_left_ - (kAlongDepth ? 0 : step * kDepth);
-      const int elements = min(max(elements_left_ - (kAlongDepth ? step * kDepth : 0), 0), kChunk);
-      if (source.bytes_at_a_time == 16) {
-        unrolled<kCopies>([&](auto c) {
-          const int valid = c * kLinesAtATime < lines ? elements : 0;
-          copy_async<16, c * kBetweenCopies>(stage + to_, address_from(c),
-                                             valid * static_cast<int>(sizeof(T)));
-        });
-      } else {
+      if (source.bytes_at_a_time == 16) return aligned_step(stage, step);
 #pragma unroll 1
-        for (int c = 0; c < kCopies; ++c) {
-          const int valid = c * kLinesAtATime < lines ? elements : 0;
-          copy_chunk(source, stage + to_ + c * kBetweenCopies, reinterpret_cast<const T*>(address_from(c)),
-                     valid);
-        }
-        __syncwarp();  // lanes took different ways, and mma needs them together
+      for (int c = 0; c < kCopies; ++c) {
+        copy_chunk(source, stage + to_ + c * kBetweenCopies, reinterpret_cast<const T*>(address_from(c)),
+                   elements_of(c, step));
       }
+      __syncwarp();  // lanes took different ways, and mma needs them together
       from_ += depth_step_;
     }
 
    private:
+    // Of chunk c of step `step` that are there.
+    __device__ __forceinline__ int elements_of(int c, int step) const {
+      const int lines = lines_left_ - (kAlongDepth ? 0 : step * kDepth);
+      const int elements = min(max(elements_left_ - (kAlongDepth ? step * kDepth : 0), 0), kChunk);
+      return c * kLinesAtATime < lines ? elements : 0;
+    }
+
     // A chunk in words of 4 bytes, or of elements that lie apart or at odd addresses.
     __device__ __forceinline__ void copy_chunk(const Source& source, std::uint32_t to, const T* from,
                                                int valid) {

@@ -81,13 +81,15 @@ TEST(CudaTraining, TenStepsOfATwoLayerGptAgreeWithTheCpu) {
                             run(Device::cpu(), DType::f64));
 }
 
+// Of these images no gradient is so close to 0 that the first step of Adam, g / (|g| + epsilon), magnifies
+// its error.
 TEST(CudaTraining, StepsOfASmallResNetAgreeWithTheCpu) {
   const auto run = [&](Device device, DType dtype) {
     manual_seed(5);
     models::ResNet model({.depth = 8, .width = 4, .in_channels = 1, .num_classes = 10});
     model.to(device);
     model.to(dtype);
-    Generator generator(11);
+    Generator generator(12);
     const Tensor images = randn({4, 1, 12, 12}, {}, generator).to(dtype).to(device);
     const Tensor labels = from_vector<std::int32_t>({0, 1, 2, 3}, {4}, {DType::i32, device});
     return train(model, 5, [&](int) { return ops::cross_entropy(model(images), labels); });
