@@ -275,6 +275,7 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
                                            {a, item, map.head(row + 8), query[1]}};
             drop(s[f], dropout, key0);
           }
+          __syncwarp();  // lanes took different ways, and mma needs them together
         }
 #pragma unroll
         for (int n = 0; n < kKeys / 16; ++n) to_operand<T>(probabilities[f][n], s[f][2 * n], s[f][2 * n + 1]);
