@@ -98,11 +98,14 @@ inline std::int64_t attention_backward_workspace(const AttentionParams&) { retur
 // f64, and reads k and v once for every 32 rows of q (16 for head_dim above 64, 8 in f64): tf32 products
 // would be less exact than fp32's.
 //
-// Forward on tensor cores, bytes from memory or L2, each row of q and of o once: k and v once for every tile
-// of 128 rows of q (64 for head_dim above 128) and query head, as far as any row of the tile sees them. The
-// keys of at most 64 rows of a key/value head, as in decoding, are split among blocks, whose parts a second
-// kernel adds up in their order; the query heads of a group then share one tile, so that k and v are read
-// once. The number of splits depends on the device's multiprocessors, and with it the last bits.
+// Forward on tensor cores, bytes from memory or L2: q and o once, 4 for each row's softmax_lse, and k and v
+// once for every tile of 128 rows of q (64 for head_dim above 128) and query head, as far as any row of the
+// tile sees them:
+//   batch * num_heads * (seqlen_q * (4 * head_dim + 4) + ceil(seqlen_q / 128) * seqlen_k * 4 * head_dim)
+// with every tile seen whole; causal about half of the second term. The keys of at most 64 rows of a
+// key/value head, as in decoding, are split among blocks, whose parts a second kernel adds up in their order;
+// the query heads of a group then share one tile, so that k and v are read once. The number of splits depends
+// on the device's multiprocessors, and with it the last bits.
 namespace cuda {
 
 void attention_forward(const AttentionParams& params);

@@ -203,8 +203,18 @@ void expect_as_exact_as_composed(const Case& c) {
   EXPECT_TRUE(as_exact_as_composed(lse, expected.lse, composed.lse)) << "softmax_lse";
 }
 
+// f32 and f64 go through tiles of at most 32 rows on CUDA: what a simulation of it takes its time for there
+// has nothing new after a few of them.
+Case for_device(Case c) {
+  constexpr std::int64_t kLongest = 200;
+  if (test::device().is_cpu() || size_of(c.dtype) == 2) return c;
+  for (Lengths* lengths : {&c.seqlens_q, &c.seqlens_k})
+    for (std::int64_t& length : *lengths) length = std::min(length, kLongest);
+  return c;
+}
+
 TEST(Attention, IsAsExactAsComposed) {
-  for (const Case& c : kCases) expect_as_exact_as_composed(c);
+  for (const Case& c : kCases) expect_as_exact_as_composed(for_device(c));
   if (!test::device().is_cpu()) return;
   for (const Case& c : kOddHeads) expect_as_exact_as_composed(c);
 }
@@ -254,6 +264,7 @@ TEST(Attention, BitsDependNeitherOnTheRunNorOnTheThreads) {
       const std::vector<Tensor> again = test::with_threads(threads, [&] { return run(c, in); });
       for (std::size_t i = 0; i < first.size(); ++i)
         EXPECT_TRUE(equal_bits(first[i], again[i])) << threads << " threads, result " << i;
+      if (!test::device().is_cpu()) break;  // has no such threads: a second run is enough
     }
   }
 }
