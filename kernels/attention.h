@@ -106,6 +106,14 @@ inline std::int64_t attention_backward_workspace(const AttentionParams&) { retur
 // key/value head, as in decoding, are split among blocks, whose parts a second kernel adds up in their order;
 // the query heads of a group then share one tile, so that k and v are read once. The number of splits depends
 // on the device's multiprocessors, and with it the last bits.
+//
+// Backward on tensor cores, bytes from memory or L2: k, v, o, dk and dv once, dq once, and for every tile of
+// 128 keys (64 for head_dim above 128) of every key/value head q and dout of the rows that see any of them,
+// and an fp32 sum of dq for each of their elements, read and written. The sums lie in the workspace, a set of
+// them for each of `splits` blocks that share a key/value head: multiprocessors / (batch * num_heads_kv), at
+// least 1 and at most 16 or as many as tiles; 1 if not deterministic. Its bytes:
+//   4 * splits * num_heads * 32 * (rows of q / 32 + batch) * D + 8 * num_heads * rows of q,
+// D = head_dim rounded up to 64, 128 or 256. 0 for everything else.
 namespace cuda {
 
 void attention_forward(const AttentionParams& params);

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 #include "core/error.h"
 #include "kernels/cuda/attention/kernel.h"
+#include "kernels/cuda/attention/shapes.h"
 #include "kernels/cuda/common/launch.h"
 
 namespace ergon::kernels::cuda {
@@ -49,7 +51,10 @@ Arguments arguments_of(const AttentionParams& p) {
   a.left = limit(p.window_left);
   a.right = p.causal ? 0 : limit(p.window_right);
   a.dropout_threshold = static_cast<std::int32_t>(std::ceil(p.dropout_p * 0x1p24));
-  a.kept_scale = 1 / (1 - p.dropout_p);
+  a.kept_scale = static_cast<float>(1 / (1 - p.dropout_p));
+  a.softcap_inverse = p.softcap > 0 ? 1 / p.softcap : 0;
+  a.exponent_scale = static_cast<float>(p.softmax_scale * std::numbers::log2e);
+  a.group = static_cast<int>(p.num_heads / std::max<std::int64_t>(p.num_heads_kv, 1));
   if (p.cu_seqlens_q != nullptr) {
     for (AttentionOperand* operand : {&a.params.q, &a.params.k, &a.params.v, &a.params.o, &a.params.dout,
                                       &a.params.dq, &a.params.dk, &a.params.dv}) {
@@ -70,16 +75,35 @@ Arguments forward_arguments(const AttentionParams& p) {
   constexpr std::int64_t kFew = 64;     // of rows: a tile has 64 or 128
   constexpr std::int64_t kLeast = 256;  // keys of a split: enough to fill the pipeline
   constexpr std::int64_t kMostSplits = 64;
-  const std::int64_t group = p.num_heads / std::max<std::int64_t>(p.num_heads_kv, 1);
-  if (!by_tensor_cores(p) || p.seqlen_q == 0 || p.seqlen_q * group > kFew) return a;
+  if (!by_tensor_cores(p) || p.seqlen_q == 0 || p.seqlen_q * a.group > kFew) return a;
   const std::int64_t blocks = std::max<std::int64_t>(p.batch * p.num_heads_kv, 1);
   const std::int64_t resident = device_limits().multiprocessors * (p.head_dim <= 128 ? 2 : 1);
   a.splits = static_cast<int>(std::clamp<std::int64_t>(
       resident / blocks, 1, std::clamp<std::int64_t>(p.seqlen_k / kLeast, 1, kMostSplits)));
-  a.heads_per_tile = static_cast<int>(group);
-  a.featured = a.featured || a.splits > 1 || group > 1;
+  a.heads_per_tile = a.group;
+  a.featured = a.featured || a.splits > 1 || a.group > 1;
   a.partial_o = static_cast<float*>(p.workspace);
   a.partial_lse = a.partial_o + a.splits * a.statistics * p.head_dim;
+  return a;
+}
+
+// The backward: blocks that add up dq each have sums of their own, unless any order will do.
+Arguments backward_arguments(const AttentionParams& p) {
+  Arguments a = arguments_of(p);
+  constexpr std::int64_t kMostSplits = 16;  // bounds the workspace
+  const int dim = padded_dim(p.head_dim);
+  const BackwardShape shape = backward_shape(dim);
+  const std::int64_t tiles = (p.seqlen_k + shape.keys() - 1) / shape.keys();
+  const std::int64_t heads = std::max<std::int64_t>(p.batch * p.num_heads_kv, 1);
+  const std::int64_t resident = device_limits().multiprocessors;
+  const std::int64_t rows = p.cu_seqlens_q != nullptr ? p.total_q : p.batch * p.seqlen_q;
+  const std::int64_t most = std::clamp<std::int64_t>(tiles, 1, kMostSplits);
+  a.splits = p.deterministic ? static_cast<int>(std::clamp<std::int64_t>(resident / heads, 1, most)) : 1;
+  a.key_blocks = p.deterministic ? a.splits : static_cast<int>(tiles);
+  a.query_fragments = (rows / 32 + p.batch) * 2;
+  a.split_stride = p.num_heads * a.query_fragments * 16 * dim;
+  a.query_sums = static_cast<float*>(p.workspace);
+  a.query_statistics = reinterpret_cast<float2*>(a.query_sums + a.splits * a.split_stride);
   return a;
 }
 
@@ -90,7 +114,12 @@ std::int64_t attention_forward_workspace(const AttentionParams& p) {
   return a.splits > 1 ? a.splits * a.statistics * (p.head_dim + 1) * std::int64_t{sizeof(float)} : 0;
 }
 
-std::int64_t attention_backward_workspace(const AttentionParams&) { return 0; }
+std::int64_t attention_backward_workspace(const AttentionParams& p) {
+  if (!by_tensor_cores(p)) return 0;
+  const Arguments a = backward_arguments(p);
+  return a.splits * a.split_stride * std::int64_t{sizeof(float)}
+         + a.statistics * std::int64_t{sizeof(float2)};
+}
 
 void attention_forward(const AttentionParams& p) {
   check(p);
@@ -103,7 +132,10 @@ void attention_forward(const AttentionParams& p) {
 
 void attention_backward(const AttentionParams& p) {
   check(p);
-  launch_simt_backward(arguments_of(p));
+  const Arguments a = backward_arguments(p);
+  if (p.batch == 0 || p.num_heads == 0) return;
+  if (!by_tensor_cores(p)) return launch_simt_backward(a);
+  p.dtype == DType::bf16 ? launch_bf16_backward(a) : launch_f16_backward(a);
 }
 
 }  // namespace ergon::kernels::cuda

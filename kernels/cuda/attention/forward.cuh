@@ -4,93 +4,20 @@
 // explains it.
 
 #include "kernels/cuda/attention/item.cuh"
+#include "kernels/cuda/attention/shapes.h"
+#include "kernels/cuda/attention/softmax.cuh"
 #include "kernels/cuda/attention/tile.cuh"
 #include "kernels/cuda/common/launch.h"
 
 namespace ergon::kernels::cuda::attention_detail {
 
 inline constexpr int kFar = 1 << 30;  // further than any window
-inline constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
-
-// What a block of four warps works on: fragments of 16 queries of each warp, keys of a tile, tiles of keys or
-// values in shared memory at a time.
-struct ForwardShape {
-  int fragments, keys, stages;
-
-  constexpr int rows() const { return 4 * 16 * fragments; }
-  constexpr int shared_bytes(int dim) const { return 2 * dim * (rows() + stages * keys); }
-};
-constexpr ForwardShape forward_shape(int dim, bool featured) {
-  // Two fragments use each fragment of keys and values twice: one would leave mma waiting for shared memory.
-  if (dim <= 64) return {2, 64, 4};
-  // Results take 128 registers, scores of 64 keys 64 more, which leaves too few for the features. Three
-  // stages: two blocks fit on a multiprocessor of 164 KiB.
-  if (dim <= 128) return {2, featured ? 32 : 48, 4};
-  // Two fragments' results would take all 256 registers.
-  return {1, 32, 4};
-}
-
-__device__ __forceinline__ float exp2_approx(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // A row of a tile: query i of head h. Short queries of the heads that share keys and values lie side by side.
 struct RowMap {
   int heads, first_head;
   __device__ __forceinline__ int query(int row) const { return row / heads; }
   __device__ __forceinline__ int head(int row) const { return first_head + row % heads; }
-};
-
-// Running maximum and sum of the rows of a fragment: the sum of this lane's keys only.
-struct RowStatistics {
-  float max[2] = {-INFINITY, -INFINITY}, sum[2] = {};
-
-  // Turns scores (times log2(e) / scale) into probabilities that are relative to the new maximum, and `o`
-  // too.
-  template <int kScores, int kResults>
-  __device__ __forceinline__ void update(float (&s)[kScores][4], float (&o)[kResults][4], float scale) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float larger = max[half];
-#pragma unroll
-      for (int n = 0; n < kScores; ++n) larger = fmaxf(larger, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
-      larger = fmaxf(larger, __shfl_xor_sync(0xffffffffu, larger, 1));
-      larger = fmaxf(larger, __shfl_xor_sync(0xffffffffu, larger, 2));
-      const float base = exponent_base(larger, scale);
-      const float correction = exp2_approx(max[half] * scale - base);
-      max[half] = larger;
-      sum[half] *= correction;
-#pragma unroll
-      for (int n = 0; n < kScores; ++n) {
-#pragma unroll
-        for (int e = 2 * half; e < 2 * half + 2; ++e) {
-          s[n][e] = exp2_approx(s[n][e] * scale - base);
-          sum[half] += s[n][e];
-        }
-      }
-#pragma unroll
-      for (int n = 0; n < kResults; ++n) {
-        o[n][2 * half] *= correction;
-        o[n][2 * half + 1] *= correction;
-      }
-    }
-  }
-  // A row without keys so far has no maximum to subtract.
-  __device__ __forceinline__ static float exponent_base(float max, float scale) {
-    return max == -INFINITY ? 0.0f : max * scale;
-  }
-  __device__ __forceinline__ void finish() {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 1);
-      sum[half] += __shfl_xor_sync(0xffffffffu, sum[half], 2);
-    }
-  }
-  __device__ __forceinline__ float lse(int half, float scale) const {
-    return (exponent_base(max[half], scale) + log2f(sum[half])) * kLn2;
-  }
 };
 
 // Scores that row `row` does not see become -infinity. In tiles at the edges of what is seen.
@@ -110,9 +37,9 @@ __device__ __forceinline__ void mask(float (&s)[kScores][4], int half, const Ite
 
 // From products to scores times log2(e), of one query.
 template <class T, int kScores>
-__device__ __forceinline__ void apply_features(float (&s)[kScores][4], int half, const AttentionParams& p,
+__device__ __forceinline__ void apply_features(float (&s)[kScores][4], int half, const Arguments& a,
                                                const Item& item, int query, int head, int key0) {
-  const Scores<float> scores(p, kDTypeOf<T>, item, head);
+  const Scores<float> scores(a, kDTypeOf<T>, item, head);
   const int first = key0 + static_cast<int>(threadIdx.x) % 4 * 2;
 #pragma unroll
   for (int n = 0; n < kScores; ++n) {
@@ -165,7 +92,7 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
   const int splits = kFeatured ? a.splits : 1, split = kFeatured ? static_cast<int>(blockIdx.x) % splits : 0;
   const RowMap map{kFeatured ? a.heads_per_tile : 1,
                    static_cast<int>(blockIdx.y) * (kFeatured ? a.heads_per_tile : 1)};
-  const int hk = map.first_head / static_cast<int>(p.num_heads / p.num_heads_kv);
+  const int hk = map.first_head / a.group;
   const Item item(a, static_cast<int>(blockIdx.z));
   const int rows = item.queries * map.heads;
   // The last rows, which see most keys if causal, first.
@@ -186,7 +113,7 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
     return data(p.q) + item.query_row(p.q, map.head(first_row + line), map.query(first_row + line));
   });
   const auto copy_of = [&](const AttentionOperand& operand) {
-    const T* const from = kFeatured ? nullptr : data(operand) + item.key_row(p, operand, hk, begin * kKeys);
+    const T* const from = kFeatured ? nullptr : data(operand) + item.key_row(operand, hk, begin * kKeys);
     return TileCopy<Keys, kThreads>(from, operand.seqlen_stride);
   };
   TileCopy<Keys, kThreads> copy_k = copy_of(p.k), copy_v = copy_of(p.v);  // without features
@@ -203,7 +130,7 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
       if constexpr (kFeatured) {  // pages perhaps
         const AttentionOperand& operand = values ? p.v : p.k;
         copy_rows<Keys, kThreads>(stages + stage, item.keys - tile * kKeys, head_dim, [&](int line) {
-          return data(operand) + item.key_row(p, operand, hk, tile * kKeys + line);
+          return data(operand) + item.cached_row(p, operand, hk, tile * kKeys + line);
         });
       } else {
         (values ? copy_v : copy_k)
@@ -217,7 +144,7 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
   // The keys beside the warp's first and last query; a warp without queries is before all keys.
   const int first_at = map.query(warp_row) + item.shift;
   const int last_at = warp_row < rows ? map.query(warp_last) + item.shift : -kFar;
-  const float scale = kFeatured ? 1.0f : static_cast<float>(p.softmax_scale) * kLog2E;
+  const float scale = kFeatured ? 1.0f : a.exponent_scale;
 
   const Reader<Queries, true> read_q(queries, warp * kWarpRows);
   const Reader<Keys, false> read_k(stages);
@@ -242,7 +169,7 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
       const auto read = read_k.after(read_stage);
       unrolled<kDim / 16>([&](auto d) {
         std::uint32_t q[kF][4];
-        unrolled<kF>([&](auto f) { read_q.template load<f, d>(q[f]); });
+        read_q.template load<d>(q);
         unrolled<kKeys / 16>([&](auto n) {
           std::uint32_t k[4];
           read.template load<n, d>(k);
@@ -257,13 +184,11 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
           last_at - key0 <= item.left && last_key - first_at <= item.right && last_key < item.keys;
 #pragma unroll
       for (int f = 0; f < kF; ++f) {
-        int row = warp_row + 16 * f + lane / 4;
-        // Else what follows from the row would be computed before the loop, and take registers in it.
-        asm volatile("" : "+r"(row));
+        const int row = here(warp_row + 16 * f + lane / 4);
         const int query[2] = {map.query(row), map.query(row + 8)};
         if constexpr (kFeatured) {
-          apply_features<T>(s[f], 0, p, item, query[0], map.head(row), key0);
-          apply_features<T>(s[f], 1, p, item, query[1], map.head(row + 8), key0);
+          apply_features<T>(s[f], 0, a, item, query[0], map.head(row), key0);
+          apply_features<T>(s[f], 1, a, item, query[1], map.head(row + 8), key0);
         } else if (!whole) {
           mask(s[f], 0, item, query[0], key0);
           mask(s[f], 1, item, query[1], key0);
@@ -304,9 +229,7 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
   copy_async_wait<0>();
   __syncthreads();  // the tile of queries becomes one of results
 
-  int same_index = static_cast<int>(blockIdx.z);
-  asm volatile("" : "+r"(same_index));  // reads the item anew, rather than keep it in registers until here
-  const Item out(a, same_index);
+  const Item out(a, here(static_cast<int>(blockIdx.z)));
 
 #pragma unroll
   for (int f = 0; f < kF; ++f) {
@@ -315,7 +238,7 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
     for (int half = 0; half < 2; ++half) {
       const int row = warp_row + 16 * f + 8 * half + lane / 4;
       const float sum = statistics[f].sum[half];
-      const float factor = sum > 0 || sum != sum ? static_cast<float>(a.kept_scale) / sum : 0.0f;
+      const float factor = sum > 0 || sum != sum ? a.kept_scale / sum : 0.0f;
 #pragma unroll
       for (int n = 0; n < kDim / 8; ++n) {
         o[f][n][2 * half] *= factor;

@@ -10,6 +10,13 @@ namespace ergon::kernels::cuda::attention_detail {
 
 using namespace device;
 
+// x, as if it changed: what follows from it is computed where it is used, instead of before a loop that it
+// would take registers in.
+__device__ __forceinline__ int here(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // Reads an element of a dtype known at run time.
 template <class Acc>
 __device__ __forceinline__ Acc read(const void* data, DType dtype, std::int64_t at) {
@@ -29,8 +36,8 @@ __device__ __forceinline__ Acc read(const void* data, DType dtype, std::int64_t 
 
 struct Item {
   int queries, keys;
-  int shift;                      // keys - queries: query i is at key i + shift
-  std::int64_t first_q, first_k;  // rows before the item's in a packed batch
+  int shift;             // keys - queries: query i is at key i + shift
+  int first_q, first_k;  // rows before the item's in a packed batch
   int left, right;
   int index;
 
@@ -38,9 +45,8 @@ struct Item {
     const AttentionParams& p = a.params;
     first_q = p.cu_seqlens_q != nullptr ? p.cu_seqlens_q[b] : 0;
     first_k = p.cu_seqlens_k != nullptr ? p.cu_seqlens_k[b] : 0;
-    queries = p.cu_seqlens_q != nullptr ? static_cast<int>(p.cu_seqlens_q[b + 1] - first_q)
-                                        : static_cast<int>(p.seqlen_q);
-    keys = p.cu_seqlens_k != nullptr ? static_cast<int>(p.cu_seqlens_k[b + 1] - first_k)
+    queries = p.cu_seqlens_q != nullptr ? p.cu_seqlens_q[b + 1] - first_q : static_cast<int>(p.seqlen_q);
+    keys = p.cu_seqlens_k != nullptr ? p.cu_seqlens_k[b + 1] - first_k
            : p.seqlens_k != nullptr  ? p.seqlens_k[b]
                                      : static_cast<int>(p.seqlen_k);
     shift = keys - queries;
@@ -58,14 +64,16 @@ struct Item {
   __device__ __forceinline__ std::int64_t query_row(const AttentionOperand& operand, int h, int i) const {
     return index * operand.batch_stride + (first_q + i) * operand.seqlen_stride + h * operand.head_stride;
   }
-  __device__ __forceinline__ std::int64_t key_row(const AttentionParams& p, const AttentionOperand& operand,
-                                                  int h, int j) const {
-    std::int64_t outer = index, row = first_k + j;
-    if (p.block_table != nullptr) {
-      outer = p.block_table[index * p.block_table_stride + j / p.page_size];
-      row = j % p.page_size;
-    }
-    return outer * operand.batch_stride + row * operand.seqlen_stride + h * operand.head_stride;
+  __device__ __forceinline__ std::int64_t key_row(const AttentionOperand& operand, int h, int j) const {
+    return index * operand.batch_stride + (first_k + j) * operand.seqlen_stride + h * operand.head_stride;
+  }
+  // The same where there may be pages.
+  __device__ __forceinline__ std::int64_t cached_row(const AttentionParams& p,
+                                                     const AttentionOperand& operand, int h, int j) const {
+    if (p.block_table == nullptr) return key_row(operand, h, j);
+    const int page_size = static_cast<int>(p.page_size);
+    const std::int64_t page = p.block_table[index * p.block_table_stride + j / page_size];
+    return page * operand.batch_stride + j % page_size * operand.seqlen_stride + h * operand.head_stride;
   }
   // Of softmax_lse and of what else there is one of for each query.
   __device__ __forceinline__ std::int64_t statistic(const AttentionParams& p, int h, int i) const {
@@ -78,13 +86,14 @@ struct Item {
 template <class Acc>
 class Scores {
  public:
-  __device__ __forceinline__ Scores(const AttentionParams& p, DType dtype, const Item& item, int h)
-      : bias_(p.bias),
-        bias_at_(item.index * p.bias.batch_stride + h * p.bias.head_stride),
+  __device__ __forceinline__ Scores(const Arguments& a, DType dtype, const Item& item, int h)
+      : bias_(a.params.bias),
+        bias_at_(item.index * a.params.bias.batch_stride + h * a.params.bias.head_stride),
         dtype_(dtype),
-        scale_(static_cast<Acc>(p.softmax_scale)),
-        softcap_(static_cast<Acc>(p.softcap)),
-        slope_(p.alibi_slopes != nullptr ? static_cast<Acc>(p.alibi_slopes[h]) : Acc(0)),
+        scale_(static_cast<Acc>(a.params.softmax_scale)),
+        softcap_(static_cast<Acc>(a.params.softcap)),
+        softcap_inverse_(static_cast<Acc>(a.softcap_inverse)),
+        slope_(a.params.alibi_slopes != nullptr ? static_cast<Acc>(a.params.alibi_slopes[h]) : Acc(0)),
         shift_(item.shift) {}
 
   __device__ __forceinline__ Acc score(Acc product, int i, int j) const {
@@ -107,7 +116,7 @@ class Scores {
   // of softcap.
   __device__ __forceinline__ Acc capped(Acc score) const {
     if constexpr (sizeof(Acc) == 8) {
-      return tanh(score / softcap_);
+      return tanh(score * softcap_inverse_);
     } else {
       return 1 - 2 / (1 + exp(2 * score / softcap_));
     }
@@ -116,7 +125,7 @@ class Scores {
   AttentionBias bias_;
   std::int64_t bias_at_;
   DType dtype_;
-  Acc scale_, softcap_, slope_;
+  Acc scale_, softcap_, softcap_inverse_, slope_;
   int shift_;
 };
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include <vector_types.h>
+
 #include "kernels/attention.h"
 
 namespace ergon::kernels::cuda::attention_detail {
@@ -14,7 +16,10 @@ struct Arguments {
   // Query i sees keys i + keys - queries - left to i + keys - queries + right; causal is right = 0.
   int left, right;
   std::int32_t dropout_threshold;  // kept: the upper 24 bits of a word are at least this
-  double kept_scale;               // 1 / (1 - dropout_p)
+  float kept_scale;                // 1 / (1 - dropout_p)
+  double softcap_inverse;          // 1 / softcap
+  float exponent_scale;            // from products of q and k to exponents of 2: softmax_scale * log2(e)
+  int group;                       // query heads of a key/value head
 
   // Of the tensor-core kernels.
   bool featured;            // more than masks and packed batches
@@ -23,11 +28,20 @@ struct Arguments {
   std::int64_t statistics;  // elements of softmax_lse
   float* partial_o;         // (splits, statistics, head_dim)
   float* partial_lse;       // (splits, statistics)
+
+  // Of their backward.
+  int key_blocks;  // that take turns with a head's key tiles; as many as splits, if there are several
+  float2* query_statistics;  // (statistics): softmax_lse * log2(e), delta
+  float* query_sums;         // (splits, num_heads, query_fragments, 16 * padded head_dim): dq / softmax_scale
+  std::int64_t query_fragments;  // of 16 rows
+  std::int64_t split_stride;
 };
 
 // 16-bit operands in rows of 16-byte chunks.
 void launch_bf16_forward(const Arguments& arguments);
 void launch_f16_forward(const Arguments& arguments);
+void launch_bf16_backward(const Arguments& arguments);
+void launch_f16_backward(const Arguments& arguments);
 
 // o and softmax_lse from the splits' parts.
 void launch_combine(const Arguments& arguments);

@@ -72,7 +72,7 @@ template <int kRows, class Acc>
 __device__ void load_keys(Acc* tile, const AttentionParams& p, const Item& item,
                           const AttentionOperand& operand, int h, int first) {
   load_tile<kRows>(tile, p, operand.data, first, item.keys,
-                   [&](int j) { return item.key_row(p, operand, h, j); });
+                   [&](int j) { return item.cached_row(p, operand, h, j); });
 }
 
 template <class Acc>
@@ -88,6 +88,11 @@ __device__ Acc sum_over_lanes(Acc value) {
   return value + __shfl_xor_sync(0xffffffffu, value, 2);
 }
 
+template <class Acc>
+__device__ Acc kept_scale(const Arguments& a) {
+  return static_cast<Acc>(1 / (1 - a.params.dropout_p));
+}
+
 // The grid: (query tiles, num_heads, batch).
 template <class Acc, int kMaxDim>
 __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
@@ -100,11 +105,11 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
   Acc* const skv = sq + kRows * stride;            // (kRows, stride): keys, then values
   Acc* const sp = skv + kRows * stride;            // (kRows, kRows + 1): probabilities
   const int r = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-  const int h = blockIdx.y, hk = h / static_cast<int>(p.num_heads / p.num_heads_kv);
+  const int h = blockIdx.y, hk = h / a.group;
   const Item item(a, blockIdx.z);
   const int first_row = blockIdx.x * kRows, row = first_row + r;
   if (first_row >= item.queries) return;
-  const Scores<Acc> scores(p, p.dtype, item, h);
+  const Scores<Acc> scores(a, p.dtype, item, h);
   const DropoutRow dropout(a, item, h, row);
 
   load_queries<kRows>(sq, p, item, p.q, h, first_row);
@@ -154,13 +159,13 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
     }
   }
   if (row >= item.queries) return;
-  const Acc kept_scale = static_cast<Acc>(a.kept_scale);
+  const Acc kept = kept_scale<Acc>(a);
   const std::int64_t o = item.query_row(p.o, h, row);
 #pragma unroll
   for (int i = 0; i < kMaxDim / kLanes; ++i) {
     const int d = lane + kLanes * i;
     if (d >= head_dim) break;
-    write(p.o.data, p.dtype, o + d, sum > 0 || sum != sum ? acc[i] * kept_scale / sum : Acc(0));
+    write(p.o.data, p.dtype, o + d, sum > 0 || sum != sum ? acc[i] * kept / sum : Acc(0));
   }
   if (lane == 0 && p.softmax_lse != nullptr) {
     static_cast<Acc*>(p.softmax_lse)[item.statistic(p, h, row)] = max + log(sum);
@@ -201,9 +206,7 @@ __device__ void score_gradients(const Arguments& a, const Item& item, const Scor
     if (query.row < item.queries && item.sees(query.row, key)) {
       const Acc product = dot(sq + r * stride, sk + j * stride, head_dim);
       const Acc probability = exp(scores.score(product, query.row, key) - query.lse);
-      const Acc factor = a.dropout_threshold == 0 ? Acc(1)
-                         : dropout.kept(key)      ? static_cast<Acc>(a.kept_scale)
-                                                  : Acc(0);
+      const Acc factor = a.dropout_threshold == 0 ? Acc(1) : dropout.kept(key) ? kept_scale<Acc>(a) : Acc(0);
       kept_probability = probability * factor;
       gradient = probability * (dot(sdout + r * stride, sv + j * stride, head_dim) * factor - query.delta)
                  * scores.slope_of_cap(product) * scores.scale();
@@ -228,11 +231,11 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
   Acc* const sp = sv + kRows * stride;  // (kRows, kRows + 1) each
   Acc* const sds = sp + kRows * (kRows + 1);
   const int r = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-  const int h = blockIdx.y, hk = h / static_cast<int>(p.num_heads / p.num_heads_kv);
+  const int h = blockIdx.y, hk = h / a.group;
   const Item item(a, blockIdx.z);
   const int first_row = blockIdx.x * kRows, row = first_row + r;
   if (first_row >= item.queries) return;
-  const Scores<Acc> scores(p, p.dtype, item, h);
+  const Scores<Acc> scores(a, p.dtype, item, h);
   const DropoutRow dropout(a, item, h, row);
 
   load_queries<kRows>(sq, p, item, p.q, h, first_row);
@@ -281,7 +284,7 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
   Acc* const sp = sv + kRows * stride;
   Acc* const sds = sp + kRows * (kRows + 1);
   const int r = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
-  const int hk = blockIdx.y, group = static_cast<int>(p.num_heads / p.num_heads_kv);
+  const int hk = blockIdx.y, group = a.group;
   const Item item(a, blockIdx.z);
   const int key0 = blockIdx.x * kRows;
   if (key0 >= item.keys) return;
@@ -292,7 +295,7 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
   const int end = item.end_query(min(key0 + kRows, item.keys) - 1);
   Acc dk[kMaxDim / kLanes] = {}, dv[kMaxDim / kLanes] = {};
   for (int h = hk * group; h < (hk + 1) * group; ++h) {
-    const Scores<Acc> scores(p, p.dtype, item, h);
+    const Scores<Acc> scores(a, p.dtype, item, h);
     for (int row0 = begin; row0 < end; row0 += kRows) {
       __syncthreads();
       load_queries<kRows>(sq, p, item, p.q, h, row0);
@@ -313,8 +316,7 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
     }
   }
   if (key0 + r >= item.keys) return;
-  const std::int64_t dk_row = item.key_row(p, p.dk, hk, key0 + r),
-                     dv_row = item.key_row(p, p.dv, hk, key0 + r);
+  const std::int64_t dk_row = item.key_row(p.dk, hk, key0 + r), dv_row = item.key_row(p.dv, hk, key0 + r);
 #pragma unroll
   for (int i = 0; i < kMaxDim / kLanes; ++i) {
     const int d = lane + kLanes * i;

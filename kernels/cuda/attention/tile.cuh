@@ -54,11 +54,11 @@ struct Tile {
   static constexpr int kLineBytes = kDim * 2;
   static constexpr int kChunks = kDim / 8;
   static constexpr int kBytes = kLines * kLineBytes;
-  static_assert(kLines % 16 == 0 && kDim % 32 == 0);
+  static constexpr int kSwizzled = kChunks < 8 ? kChunks : 8;  // neighbouring chunks that change places
+  static_assert(kLines % 16 == 0 && (kChunks & (kChunks - 1)) == 0);
 
-  __device__ static constexpr int swizzle(int line) {
-    return kLineBytes == 64 ? line >> 1 & 3 : line & 7;  // two lines of 64 bytes fill the banks
-  }
+  // 8 / kChunks lines fill the banks, where lines are shorter.
+  __device__ static constexpr int swizzle(int line) { return line * kSwizzled / 8 & (kSwizzled - 1); }
   __device__ static constexpr int offset(int line, int chunk) {
     return line * kLineBytes + (chunk ^ swizzle(line)) * 16;
   }
@@ -124,46 +124,54 @@ __device__ __forceinline__ void copy_rows(std::uint32_t tile, int count, int hea
 template <class Tile, bool kLinesFirst>
 class Reader {
  public:
-  // Of the tile at `tile`, lines from `line` (a multiple of 16) on.
-  __device__ __forceinline__ Reader(std::uint32_t tile, int line = 0) {
+  // Of the tile at `tile`, lines from `line` (a multiple of 16) and chunks from `chunk` on (a multiple of as
+  // many as are read).
+  __device__ __forceinline__ Reader(std::uint32_t tile, int line = 0, int chunk = 0) {
     const int lane = static_cast<int>(threadIdx.x) % 32, m = lane / 8;
-    at_ =
-        tile + Tile::offset(line + 8 * (kLinesFirst ? m % 2 : m / 2) + lane % 8, kLinesFirst ? m / 2 : m % 2);
+    at_ = tile
+          + Tile::offset(line + 8 * (kLinesFirst ? m % 2 : m / 2) + lane % 8,
+                         chunk + (kLinesFirst ? m / 2 : m % 2));
   }
   __device__ __forceinline__ Reader after(std::uint32_t bytes) const {
     Reader reader = *this;
     reader.at_ += bytes;
     return reader;
   }
-  // Lines 16 * kLine16 on, elements 16 * kColumn16 on.
-  template <int kLine16, int kColumn16>
+  // Lines 16 * kLine16 on, elements 16 * kColumn16 on; of the tile that begins kBytes later.
+  template <int kLine16, int kColumn16, int kBytes = 0>
   __device__ __forceinline__ void load(std::uint32_t (&r)[4]) const {
-    load_matrices<place<kLine16, kColumn16>()>(r, at_ ^ (kColumn16 % kPairs * 32));
+    load_matrices<place<kLine16, kColumn16>() + kBytes>(r, at_ ^ (kColumn16 % kPairs * 32));
   }
-  template <int kLine16, int kColumn16>
+  // Lines 0, 16, ...
+  template <int kColumn16, int kCount>
+  __device__ __forceinline__ void load(std::uint32_t (&r)[kCount][4]) const {
+    unrolled<kCount>([&](auto i) { load<i, kColumn16>(r[i]); });
+  }
+  template <int kLine16, int kColumn16, int kBytes = 0>
   __device__ __forceinline__ void load_transposed(std::uint32_t (&r)[4]) const {
-    load_matrices_transposed<place<kLine16, kColumn16>()>(r, at_ ^ (kColumn16 % kPairs * 32));
+    load_matrices_transposed<place<kLine16, kColumn16>() + kBytes>(r, at_ ^ (kColumn16 % kPairs * 32));
   }
 
  private:
-  static constexpr int kPairs = Tile::kLineBytes == 64 ? 2 : 4;  // of chunks, that swizzling permutes
+  static constexpr int kPairs = Tile::kSwizzled / 2;
   template <int kLine16, int kColumn16>
   static constexpr int place() {
-    return 16 * kLine16 * Tile::kLineBytes + kColumn16 / kPairs * 128;
+    return 16 * kLine16 * Tile::kLineBytes + kColumn16 / kPairs * kPairs * 32;
   }
   std::uint32_t at_;
 };
 
-// Results (16 rows, kDim) of a warp, as T to lines `line` to line + 15 of a tile.
+// Results (16 rows, 8 kCount) of a warp, as T to lines `line` to line + 15 of a tile, from chunk `chunk` on.
 template <class T, class Tile, int kCount>
-__device__ __forceinline__ void store_results(unsigned char* tile, int line, const float (&d)[kCount][4]) {
+__device__ __forceinline__ void store_results(unsigned char* tile, int line, const float (&d)[kCount][4],
+                                              int chunk = 0) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int n = 0; n < kCount; ++n) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      *reinterpret_cast<std::uint32_t*>(tile + Tile::offset(line + 8 * half + lane / 4, n) + lane % 4 * 4) =
-          pack<T>(d[n][2 * half], d[n][2 * half + 1]);
+      *reinterpret_cast<std::uint32_t*>(tile + Tile::offset(line + 8 * half + lane / 4, chunk + n)
+                                        + lane % 4 * 4) = pack<T>(d[n][2 * half], d[n][2 * half + 1]);
     }
   }
 }

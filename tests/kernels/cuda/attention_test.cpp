@@ -6,18 +6,36 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/cuda/common/launch.h"
 #include "tests/support/reference.h"
 
 namespace ergon {
 namespace {
 
-// Gradients of q, k and v, on the CPU as f64.
-std::vector<std::vector<double>> gradients(const std::vector<Tensor>& operands, DType dtype, Device device) {
+struct Case {
+  DType dtype;
+  std::int64_t batch, seqlen_q, seqlen_k, num_heads, num_heads_kv, head_dim;
+  ops::AttentionOptions options = {.causal = true};
+};
+
+std::vector<Tensor> operands(const Case& c) {  // q, k, v, dout
+  const Shape of_queries{c.batch, c.seqlen_q, c.num_heads, c.head_dim},
+      of_keys{c.batch, c.seqlen_k, c.num_heads_kv, c.head_dim};
+  std::vector<Tensor> result;
+  for (const Shape& shape : {of_queries, of_keys, of_keys, of_queries}) {
+    const std::uint64_t seed = result.size() + 1;
+    result.push_back(test::uniform(shape, {.dtype = c.dtype, .seed = seed}).to(Device::cpu()));
+  }
+  return result;
+}
+
+// Of q, k and v, on the CPU as f64.
+std::vector<std::vector<double>> gradients(const Case& c, DType dtype, Device device) {
+  const std::vector<Tensor> given = operands(c);
   std::vector<Tensor> in;
   for (std::size_t i = 0; i < 3; ++i)
-    in.push_back(operands[i].to(dtype).to(device).detach().set_requires_grad(true));
-  ops::scaled_dot_product_attention(in[0], in[1], in[2], {.causal = true})
-      .backward(operands[3].to(dtype).to(device));
+    in.push_back(given[i].to(dtype).to(device).detach().set_requires_grad(true));
+  ops::scaled_dot_product_attention(in[0], in[1], in[2], c.options).backward(given[3].to(dtype).to(device));
   std::vector<std::vector<double>> result;
   for (const Tensor& tensor : in) result.push_back(tensor.grad().to_vector<double>());
   return result;
@@ -32,25 +50,30 @@ double largest_error(const std::vector<double>& got, const std::vector<double>& 
   return largest;
 }
 
+void expect_as_exact_as_the_cpus(const Case& c) {
+  const auto expected = gradients(c, DType::f64, Device::cpu());
+  const auto cpu = gradients(c, c.dtype, Device::cpu()), cuda = gradients(c, c.dtype, Device::cuda());
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_LE(largest_error(cuda[i], expected[i]), 2 * largest_error(cpu[i], expected[i]))
+        << name_of(c.dtype) << " head_dim " << c.head_dim << " gradient " << i;
+  }
+}
+
 TEST(CudaAttention, GradientsAreAsExactAsTheCpus) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-    for (const std::int64_t head_dim : {5, 64, 72}) {
-      std::vector<Tensor> operands;  // q, k, v, dout
-      for (std::uint64_t seed = 1; seed <= 4; ++seed) {
-        const bool of_queries = seed == 1 || seed == 4;
-        operands.push_back(test::uniform({2, of_queries ? 33 : 40, of_queries ? 4 : 2, head_dim},
-                                         {.dtype = dtype, .seed = seed})
-                               .to(Device::cpu()));
-      }
-      const auto expected = gradients(operands, DType::f64, Device::cpu());
-      const auto cpu = gradients(operands, dtype, Device::cpu()),
-                 cuda = gradients(operands, dtype, Device::cuda());
-      for (std::size_t i = 0; i < 3; ++i) {
-        EXPECT_LE(largest_error(cuda[i], expected[i]), 2 * largest_error(cpu[i], expected[i]))
-            << name_of(dtype) << " head_dim " << head_dim << " gradient " << i;
-      }
-    }
+    for (const std::int64_t head_dim : {5, 64, 72})
+      expect_as_exact_as_the_cpus({dtype, 2, 33, 40, 4, 2, head_dim});
   }
+}
+
+TEST(CudaAttention, ABlockTakesTileAfterTileOfKeys) {
+  // More key/value heads than half the device's multiprocessors: a block for each, and three tiles of keys.
+  const std::int64_t heads = kernels::cuda::device_limits().multiprocessors / 2 + 1;
+  expect_as_exact_as_the_cpus({DType::bf16, 1, 20, 129, heads, heads, 256, {}});
+}
+
+TEST(CudaAttention, TilesOfKeysAddUpInAnyOrderIfAllowed) {
+  expect_as_exact_as_the_cpus({DType::bf16, 1, 20, 300, 2, 2, 64, {.deterministic = false}});
 }
 
 TEST(CudaAttention, TooLargeAHeadIsAnError) {
