@@ -169,8 +169,10 @@ void for_rows(const CrossEntropyParams& p, F&& f) {
       f(tag, width, static_cast<unsigned>((p.rows + block.y - 1) / block.y), block);
       CUDA_CHECK_LAUNCH();
     };
+    // f64 one by one: registers do not hold more.
+    constexpr int kWidth = sizeof(T) == 8 ? 1 : kVectorWidth<T>;
     if (rows_in_vectors(p.cols, sizeof(T), {p.logits, p.dlogits})) {
-      launch(std::integral_constant<int, kVectorWidth<T>>{});
+      launch(std::integral_constant<int, kWidth>{});
     } else {
       launch(std::integral_constant<int, 1>{});
     }

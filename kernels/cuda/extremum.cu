@@ -47,7 +47,8 @@ __global__ void __launch_bounds__(kReduceThreads) extremum_kernel(const __grid_c
   if (result < p.results) {
     const std::int64_t base = result / p.inner * p.length * p.inner + result % p.inner;
     const std::uint32_t begin = chunk * p.chunk, end = min(begin + p.chunk, p.length);
-#pragma unroll 4
+    constexpr int kUnroll = sizeof(C) == 8 ? 1 : 4;  // what registers hold
+#pragma unroll kUnroll
     for (std::uint32_t k = begin + lane; k < end; k += lane_count) {
       const std::int64_t at = base + k * p.inner;
       const C value = load_as<C, 1>(p.x, p.dtype, at)[0];

@@ -140,10 +140,7 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
     copy_async_commit();
   };
 
-  const int warp_row = first_row + warp * kWarpRows, warp_last = min(warp_row + kWarpRows, rows) - 1;
-  // The keys beside the warp's first and last query; a warp without queries is before all keys.
-  const int first_at = map.query(warp_row) + item.shift;
-  const int last_at = warp_row < rows ? map.query(warp_last) + item.shift : -kFar;
+  const int warp_row = first_row + warp * kWarpRows;
   const float scale = kFeatured ? 1.0f : a.exponent_scale;
 
   const Reader<Queries, true> read_q(queries, warp * kWarpRows);
@@ -158,6 +155,10 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
   for (int tile = begin; tile < end; ++tile) {
     const int key0 = tile * kKeys;
     const int last_key = key0 + kKeys - 1;
+    // The keys beside the warp's first and last query; a warp without queries is before all keys. Not before
+    // the loop, where they would take registers.
+    const int first_at = map.query(here(warp_row)) + item.shift;
+    const int last_at = warp_row < rows ? map.query(min(warp_row + kWarpRows, rows) - 1) + item.shift : -kFar;
     // Does any of the warp's queries see any of the keys?
     const bool active = key0 - last_at <= item.right && first_at - last_key <= item.left;
     std::uint32_t probabilities[kF][kKeys / 16][4];

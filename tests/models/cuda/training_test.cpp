@@ -21,10 +21,13 @@ struct TrainingRun {
   std::vector<std::vector<double>> parameters;
 };
 
-// Steps of AdamW with clipping on `loss`, a function of the model's inputs on its device.
+// Steps of AdamW with clipping on `loss`, a function of the model's inputs on its device. With the usual eps
+// of 1e-8 the first step is lr * sign(g): a gradient near 0 whose rounding changes its sign moves a parameter
+// by 2 lr, on whichever device. This eps, of the size of the gradients, bounds what a rounding of g does by
+// lr / eps times that rounding.
 TrainingRun train(nn::Module& model, int steps, const std::function<Tensor(int)>& loss) {
   TrainingRun run;
-  optim::AdamW optimizer(optim::decay_groups(model.named_parameters(), 0.1), {.lr = 1e-3});
+  optim::AdamW optimizer(optim::decay_groups(model.named_parameters(), 0.1), {.lr = 1e-3, .eps = 1e-4});
   for (int step = 0; step < steps; ++step) {
     const Tensor value = loss(step);
     value.backward();
@@ -81,15 +84,13 @@ TEST(CudaTraining, TenStepsOfATwoLayerGptAgreeWithTheCpu) {
                             run(Device::cpu(), DType::f64));
 }
 
-// Of these images no gradient is so close to 0 that the first step of Adam, g / (|g| + epsilon), magnifies
-// its error.
 TEST(CudaTraining, StepsOfASmallResNetAgreeWithTheCpu) {
   const auto run = [&](Device device, DType dtype) {
     manual_seed(5);
     models::ResNet model({.depth = 8, .width = 4, .in_channels = 1, .num_classes = 10});
     model.to(device);
     model.to(dtype);
-    Generator generator(12);
+    Generator generator(11);
     const Tensor images = randn({4, 1, 12, 12}, {}, generator).to(dtype).to(device);
     const Tensor labels = from_vector<std::int32_t>({0, 1, 2, 3}, {4}, {DType::i32, device});
     return train(model, 5, [&](int) { return ops::cross_entropy(model(images), labels); });
