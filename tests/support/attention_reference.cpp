@@ -227,4 +227,8 @@ AttentionValues composed_attention(const AttentionProblem& problem, DType precis
                                  : Composed<float>(problem, precision).run();
 }
 
+AttentionValues exact_attention(const AttentionProblem& problem) {
+  return Composed<long double>(problem, DType::f64).run();
+}
+
 }  // namespace ergon::test

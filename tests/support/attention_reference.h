@@ -41,5 +41,7 @@ struct AttentionValues {
 
 // Every matrix of the computation is rounded to `precision`; sums are accumulated in fp32, in fp64 for f64.
 AttentionValues composed_attention(const AttentionProblem& problem, DType precision);
+// In long double: the reference where f64 itself is examined.
+AttentionValues exact_attention(const AttentionProblem& problem);
 
 }  // namespace ergon::test
