@@ -157,7 +157,7 @@ __device__ __forceinline__ void step_chunk(const Rule& rule, const OptimizerStep
 
 // Rule::Of<Acc>(rule, tensor, grad_scale, number)(param, grad, states) updates one element.
 template <class Rule>
-__global__ void __launch_bounds__(kStepThreads) step_kernel(Rule rule, OptimizerStep s, int count) {
+__global__ void __launch_bounds__(kStepThreads, 2) step_kernel(Rule rule, OptimizerStep s, int count) {
   if (s.found_inf != nullptr && *s.found_inf != 0) {
     if (blockIdx.x == 0 && threadIdx.x == 0) ++*s.skipped;  // no block of this launch reads it
     return;
