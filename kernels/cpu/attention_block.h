@@ -6,9 +6,9 @@
 #include <cmath>
 #include <type_traits>
 
+#include "core/convert.h"
 #include "core/half.h"
 #include "kernels/cpu/attention_item.h"
-#include "kernels/cpu/convert.h"
 #include "kernels/cpu/gemm_pack.h"
 #include "kernels/cpu/gemm_tiles.h"
 #include "kernels/cpu/philox.h"

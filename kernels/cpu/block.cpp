@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "kernels/cpu/convert.h"
+#include "core/convert.h"
 
 namespace ergon::kernels::cpu {
 namespace {

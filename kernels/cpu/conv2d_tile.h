@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/cpu/convert.h"
+#include "core/convert.h"
 #include "kernels/cpu/simd.h"
 
 namespace ergon::kernels::cpu::conv2d_detail {

@@ -4,10 +4,10 @@
 #include <numeric>
 #include <utility>
 
+#include "core/convert.h"
 #include "core/error.h"
 #include "core/half.h"
 #include "core/parallel.h"
-#include "kernels/cpu/convert.h"
 #include "kernels/cpu/gemm_blocked.h"
 #include "kernels/cpu/gemm_dot.h"
 #include "kernels/cpu/workspace.h"

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "core/convert.h"
 #include "kernels/cpu/activations.h"
-#include "kernels/cpu/convert.h"
 #include "kernels/cpu/gemm_kernel.h"
 #include "kernels/cpu/gemm_problem.h"
 

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/convert.h"
 #include "core/half.h"
-#include "kernels/cpu/convert.h"
 #include "kernels/cpu/optimizer_chunks.h"
 
 namespace ergon::kernels::cpu {

@@ -4,10 +4,10 @@
 #include <array>
 #include <type_traits>
 
+#include "core/convert.h"
 #include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/cpu/activations.h"
-#include "kernels/cpu/convert.h"
 #include "kernels/cpu/workspace.h"
 
 namespace ergon::kernels::cpu {

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/convert.h"
 #include "core/half.h"
 #include "core/parallel.h"
-#include "kernels/cpu/convert.h"
 #include "kernels/cpu/rows.h"
 
 namespace ergon::kernels::cpu {

@@ -6,8 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include "core/convert.h"
 #include "kernels/cpu/block.h"
-#include "kernels/cpu/convert.h"
 #include "kernels/reduce.h"
 #include "tests/support/reference.h"
 
