@@ -14,23 +14,17 @@
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
-#include <sys/resource.h>
 
 #include "core/autograd.h"
 #include "ops/arithmetic.h"
 #include "ops/attention.h"
 #include "ops/matmul.h"
 #include "ops/softmax.h"
+#include "tests/bench/peak_memory.h"
 
 using namespace ergon;
 
 namespace {
-
-double peak_mib() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1024;
-}
 
 // softmax(q k^T / sqrt(head_dim) + mask) v
 Tensor composed(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask) {
@@ -80,8 +74,8 @@ int main(int argc, char** argv) {
   }
   const Tensor dout = randn({batch, seqlen, heads, head_dim}).to(type);
   const Tensor mask = use_composed && !full ? causal_mask(seqlen) : zeros({1});
-  const double operands =
-      peak_mib() + static_cast<double>(in[0].nbytes() + in[1].nbytes() * 2 + dout.nbytes()) / 0x1p20;
+  const double operands = bench::peak_rss_mib()
+                          + static_cast<double>(in[0].nbytes() + in[1].nbytes() * 2 + dout.nbytes()) / 0x1p20;
 
   std::vector<double> forward, both;
   for (std::int64_t i = 0; i <= repetitions; ++i) {
@@ -102,6 +96,6 @@ int main(int argc, char** argv) {
   };
   const nlohmann::json report{{"forward_ms", median(forward)},
                               {"forward_backward_ms", median(both)},
-                              {"extra_mib", peak_mib() - operands}};
+                              {"extra_mib", bench::peak_rss_mib() - operands}};
   std::cout << report.dump() << '\n';
 }

@@ -9,7 +9,6 @@
 // bf16 parameters give --precision none. The last line on standard output is one JSON object.
 
 #include <chrono>
-#include <fstream>
 #include <iostream>
 #include <optional>
 
@@ -23,6 +22,7 @@
 #include "optim/adamw.h"
 #include "optim/clip_grad.h"
 #include "optim/grad_scaler.h"
+#include "tests/bench/peak_memory.h"
 
 using namespace ergon;
 
@@ -31,16 +31,6 @@ namespace {
 models::GPT2Config config_of(const std::string& size) {
   if (size != "1M") return models::GPT2Config::named(size);
   return {.vocab_size = 256, .context_length = 256, .hidden_size = 128, .num_layers = 4, .num_heads = 4};
-}
-
-// Linux: the most memory that the process has had at a time since reset_peak_rss().
-void reset_peak_rss() { std::ofstream("/proc/self/clear_refs") << "5"; }
-double peak_rss_mib() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("VmHWM:")) return std::stod(line.substr(6)) / 1024;
-  }
-  return 0;
 }
 
 }  // namespace
@@ -87,7 +77,7 @@ int main(int argc, char** argv) {
   optim::GradScaler scaler;
   empty_cache();
   reset_peak_memory();  // loading does not count
-  reset_peak_rss();
+  bench::reset_peak_rss();
   std::vector<double> losses, milliseconds;
   for (std::int64_t step = 0; step < std::min(steps, tokens.size(0)); ++step) {
     const auto start = std::chrono::steady_clock::now();
@@ -114,7 +104,7 @@ int main(int argc, char** argv) {
   const double median = sorted[sorted.size() / 2];
   const nlohmann::json report{{"ms_per_step", median},
                               {"tokens_per_second", 1e3 * static_cast<double>(batch * seqlen) / median},
-                              {"peak_rss_mib", peak_rss_mib()},
+                              {"peak_rss_mib", bench::peak_rss_mib()},
                               {"peak_tensor_mib", static_cast<double>(memory_stats().peak) / (1 << 20)},
                               {"losses", losses}};
   std::cout << report.dump() << '\n';

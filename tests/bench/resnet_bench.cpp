@@ -13,23 +13,17 @@
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
-#include <sys/resource.h>
 
 #include "core/autograd.h"
 #include "models/io/safetensors.h"
 #include "models/vision/resnet.h"
 #include "ops/cross_entropy.h"
 #include "optim/adamw.h"
+#include "tests/bench/peak_memory.h"
 
 using namespace ergon;
 
 namespace {
-
-double peak_rss_mib() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_maxrss) / 1024;
-}
 
 // Without the first step, which warms up.
 double median_of(std::vector<double> values) {
@@ -87,7 +81,7 @@ int main(int argc, char** argv) {
   const nlohmann::json report{{"ms_per_step", median},
                               {"cpu_ms_per_step", median_of(cpu_milliseconds)},
                               {"images_per_second", 1e3 * static_cast<double>(batch) / median},
-                              {"peak_rss_mib", peak_rss_mib()},
+                              {"peak_rss_mib", bench::peak_rss_mib()},
                               {"losses", losses}};
   std::cout << report.dump() << '\n';
 }
