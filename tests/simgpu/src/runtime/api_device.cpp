@@ -1,7 +1,6 @@
 // Devices, their properties, errors.
 #include <cstdio>
 #include <cstring>
-#include <map>
 
 #include "memory.h"
 #include "runtime/context.h"
@@ -11,15 +10,12 @@ using namespace simgpu;
 
 namespace {
 
-std::map<cudaLimit, size_t>& limits() {
-  static std::map<cudaLimit, size_t> values;
-  return values;
-}
-
 bool exists(int device) { return device >= 0 && device < settings().devices; }
 
+}  // namespace
+
 // An A100-SXM4-40GB.
-void describe(cudaDeviceProp& p) {
+void simgpu::describe(cudaDeviceProp& p) {
   p = {};
   std::snprintf(p.name, sizeof p.name, "Simulated A100 (sm_80)");
   p.totalGlobalMem = settings().memory_bytes;
@@ -48,8 +44,6 @@ void describe(cudaDeviceProp& p) {
   p.cooperativeLaunch = p.canMapHostMemory = p.memoryPoolsSupported = p.streamPrioritiesSupported = 1;
 }
 
-}  // namespace
-
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) { return *count = settings().devices, failed(cudaSuccess); }
@@ -65,102 +59,6 @@ cudaError_t cudaInitDevice(int device, unsigned, unsigned) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int device) {
   if (!exists(device)) return failed(cudaErrorInvalidDevice);
   describe(*out);
-  return failed(cudaSuccess);
-}
-cudaError_t cudaDeviceGetAttribute(int* out, cudaDeviceAttr attribute, int device) {
-  if (!exists(device)) return failed(cudaErrorInvalidDevice);
-  cudaDeviceProp p;
-  describe(p);
-  switch (attribute) {
-    case cudaDevAttrMaxThreadsPerBlock:
-      *out = p.maxThreadsPerBlock;
-      break;
-    case cudaDevAttrMaxBlockDimX:
-      *out = p.maxThreadsDim[0];
-      break;
-    case cudaDevAttrMaxBlockDimY:
-      *out = p.maxThreadsDim[1];
-      break;
-    case cudaDevAttrMaxBlockDimZ:
-      *out = p.maxThreadsDim[2];
-      break;
-    case cudaDevAttrMaxGridDimX:
-      *out = p.maxGridSize[0];
-      break;
-    case cudaDevAttrMaxGridDimY:
-      *out = p.maxGridSize[1];
-      break;
-    case cudaDevAttrMaxGridDimZ:
-      *out = p.maxGridSize[2];
-      break;
-    case cudaDevAttrMaxSharedMemoryPerBlock:
-      *out = static_cast<int>(p.sharedMemPerBlock);
-      break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *out = static_cast<int>(p.sharedMemPerBlockOptin);
-      break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-      *out = static_cast<int>(p.sharedMemPerMultiprocessor);
-      break;
-    case cudaDevAttrReservedSharedMemoryPerBlock:
-      *out = static_cast<int>(p.reservedSharedMemPerBlock);
-      break;
-    case cudaDevAttrTotalConstantMemory:
-      *out = static_cast<int>(p.totalConstMem);
-      break;
-    case cudaDevAttrWarpSize:
-      *out = p.warpSize;
-      break;
-    case cudaDevAttrMaxRegistersPerBlock:
-    case cudaDevAttrMaxRegistersPerMultiprocessor:
-      *out = p.regsPerBlock;
-      break;
-    case cudaDevAttrMultiProcessorCount:
-      *out = p.multiProcessorCount;
-      break;
-    case cudaDevAttrMaxThreadsPerMultiProcessor:
-      *out = p.maxThreadsPerMultiProcessor;
-      break;
-    case cudaDevAttrMaxBlocksPerMultiprocessor:
-      *out = p.maxBlocksPerMultiProcessor;
-      break;
-    case cudaDevAttrComputeCapabilityMajor:
-      *out = p.major;
-      break;
-    case cudaDevAttrComputeCapabilityMinor:
-      *out = p.minor;
-      break;
-    case cudaDevAttrL2CacheSize:
-      *out = p.l2CacheSize;
-      break;
-    case cudaDevAttrClockRate:
-      *out = 1410000;
-      break;
-    case cudaDevAttrMemoryClockRate:
-      *out = 1215000;
-      break;
-    case cudaDevAttrGlobalMemoryBusWidth:
-      *out = p.memoryBusWidth;
-      break;
-    case cudaDevAttrCooperativeLaunch:
-    case cudaDevAttrUnifiedAddressing:
-    case cudaDevAttrManagedMemory:
-    case cudaDevAttrConcurrentManagedAccess:
-    case cudaDevAttrMemoryPoolsSupported:
-    case cudaDevAttrConcurrentKernels:
-    case cudaDevAttrStreamPrioritiesSupported:
-      *out = 1;
-      break;
-    case cudaDevAttrIntegrated:
-    case cudaDevAttrEccEnabled:
-    case cudaDevAttrComputeMode:
-    case cudaDevAttrClusterLaunch:
-      *out = 0;
-      break;
-    default:
-      std::fprintf(stderr, "simgpu: device attribute %d is not simulated\n", static_cast<int>(attribute));
-      return failed(cudaErrorInvalidValue);
-  }
   return failed(cudaSuccess);
 }
 cudaError_t cudaDeviceSynchronize() {
@@ -194,18 +92,6 @@ cudaError_t cudaDeviceGetByPCIBusId(int* device, const char* text) {
   if (std::sscanf(text, "%x:%x", &domain, &bus) != 2 || domain != 0 || !exists(static_cast<int>(bus)))
     return failed(cudaErrorInvalidValue);
   return *device = static_cast<int>(bus), failed(cudaSuccess);
-}
-// Printf, stacks and the like have room enough whatever is asked for.
-cudaError_t cudaDeviceSetLimit(cudaLimit limit, size_t bytes) {
-  limits()[limit] = bytes;
-  return failed(cudaSuccess);
-}
-cudaError_t cudaDeviceGetLimit(size_t* bytes, cudaLimit limit) {
-  const auto found = limits().find(limit);
-  return *bytes = found != limits().end()       ? found->second
-                  : limit == cudaLimitStackSize ? 1024
-                                                : 0,
-         failed(cudaSuccess);
 }
 // How a host thread waits makes no difference here.
 cudaError_t cudaSetDeviceFlags(unsigned) { return failed(cudaSuccess); }
@@ -291,6 +177,7 @@ cudaError_t cudaPeekAtLastError() { return take_last_error(false); }
   X(cudaErrorHostMemoryNotRegistered, "the memory is not registered")                            \
   X(cudaErrorPeerAccessAlreadyEnabled, "peer access is already enabled")                         \
   X(cudaErrorPeerAccessNotEnabled, "peer access has not been enabled")                           \
+  X(cudaErrorUnsupportedLimit, "the limit is not known to the device")                           \
   X(cudaErrorSymbolNotFound, "named symbol not found")                                           \
   X(cudaErrorInsufficientDriver, "the driver is older than the runtime")                         \
   X(cudaErrorInitializationError, "initialization error")                                        \

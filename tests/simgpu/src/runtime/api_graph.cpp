@@ -85,7 +85,9 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
   return std::swap(*mode, capture_mode), failed(cudaSuccess);
 }
 
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long) {
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned long long flags) {
+  if ((flags & cudaGraphInstantiateFlagDeviceLaunch) != 0)
+    return not_simulated("cudaGraphInstantiateFlagDeviceLaunch");
   *out = reinterpret_cast<cudaGraphExec_t>(new Capture(capture_of(graph)));
   return failed(cudaSuccess);
 }

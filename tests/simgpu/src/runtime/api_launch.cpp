@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <span>
 
 #include "runtime/context.h"
 #include "runtime/fat_binary.h"
@@ -82,6 +83,37 @@ cudaError_t launch(Function* function, dim3 grid, dim3 block, void** args, size_
   const cudaError_t submitted = context.submit(stream, WorkKind::kKernel, run);
   // A fault of this very launch is asynchronous: the next call reports it.
   return submitted == cudaSuccess ? cudaSuccess : failed(submitted);
+}
+
+cudaError_t read_attribute(const cudaLaunchAttribute& a, bool& cooperative) {
+  const auto& cluster = a.val.clusterDim;
+  switch (a.id) {
+    case cudaLaunchAttributeCooperative:
+      cooperative = a.val.cooperative != 0;
+      return cudaSuccess;
+    case cudaLaunchAttributeClusterDimension:
+      if (cluster.x * cluster.y * cluster.z == 1) return cudaSuccess;
+      std::fprintf(stderr, "simgpu: a cluster of (%u, %u, %u) blocks: sm_80 has no clusters\n", cluster.x,
+                   cluster.y, cluster.z);
+      return failed(cudaErrorNotSupported);
+    // Wishes, and leave to begin early, which nothing has to make use of.
+    case cudaLaunchAttributeIgnore:
+    case cudaLaunchAttributePriority:
+    case cudaLaunchAttributeAccessPolicyWindow:
+    case cudaLaunchAttributePreferredSharedMemoryCarveout:
+    case cudaLaunchAttributeProgrammaticStreamSerialization:
+      return cudaSuccess;
+      SIMGPU_NOT_SIMULATED(cudaLaunchAttributeClusterSchedulingPolicyPreference)
+      SIMGPU_NOT_SIMULATED(cudaLaunchAttributeProgrammaticEvent)
+      SIMGPU_NOT_SIMULATED(cudaLaunchAttributeMemSyncDomainMap)
+      SIMGPU_NOT_SIMULATED(cudaLaunchAttributeMemSyncDomain)
+      SIMGPU_NOT_SIMULATED(cudaLaunchAttributePreferredClusterDimension)
+      SIMGPU_NOT_SIMULATED(cudaLaunchAttributeLaunchCompletionEvent)
+      SIMGPU_NOT_SIMULATED(cudaLaunchAttributeDeviceUpdatableKernelNode)
+      SIMGPU_NOT_SIMULATED(cudaLaunchAttributeNvlinkUtilCentricScheduling)
+    default:
+      return failed(cudaErrorInvalidValue);
+  }
 }
 
 Kernel* kernel_of(const void* symbol, cudaError_t& error) {
@@ -186,22 +218,8 @@ cudaError_t cudaLaunchCooperativeKernel(const void* symbol, dim3 grid, dim3 bloc
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* symbol, void** args) {
   bool cooperative = false;
-  for (unsigned i = 0; i < config->numAttrs; ++i) {
-    const cudaLaunchAttribute& a = config->attrs[i];
-    const auto& cluster = a.val.clusterDim;
-    if (a.id == cudaLaunchAttributeCooperative) {
-      cooperative = a.val.cooperative != 0;
-    } else if (a.id == cudaLaunchAttributeClusterDimension) {
-      if (cluster.x * cluster.y * cluster.z == 1) continue;
-      std::fprintf(stderr, "simgpu: a cluster of (%u, %u, %u) blocks: sm_80 has no clusters\n", cluster.x,
-                   cluster.y, cluster.z);
-      return failed(cudaErrorNotSupported);
-    } else if (a.id != cudaLaunchAttributeIgnore && a.id != cudaLaunchAttributePriority
-               && a.id != cudaLaunchAttributeAccessPolicyWindow
-               // Leave to begin early, which nothing has to make use of.
-               && a.id != cudaLaunchAttributeProgrammaticStreamSerialization) {
-      return not_simulated(("launch attribute " + std::to_string(a.id)).c_str());
-    }
+  for (const cudaLaunchAttribute& a : std::span(config->attrs, config->numAttrs)) {
+    if (const cudaError_t e = read_attribute(a, cooperative); e != cudaSuccess) return e;
   }
   return launch(find_function(symbol), config->gridDim, config->blockDim, args, config->dynamicSmemBytes,
                 config->stream, cooperative);
@@ -210,9 +228,22 @@ cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* sy
 cudaError_t cudaFuncSetAttribute(const void* symbol, cudaFuncAttribute attribute, int value) {
   Function* function = find_function(symbol);
   if (function == nullptr) return failed(cudaErrorInvalidDeviceFunction);
-  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return failed(cudaSuccess);
-  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize)
-    return not_simulated(("cudaFuncSetAttribute of attribute " + std::to_string(attribute)).c_str());
+  switch (attribute) {
+    case cudaFuncAttributeMaxDynamicSharedMemorySize:
+      break;
+    case cudaFuncAttributePreferredSharedMemoryCarveout:
+      if (value < cudaSharedmemCarveoutDefault || value > cudaSharedmemCarveoutMaxShared)
+        return failed(cudaErrorInvalidValue);
+      return function->shared_carveout = value, failed(cudaSuccess);
+      SIMGPU_NOT_SIMULATED(cudaFuncAttributeClusterDimMustBeSet)
+      SIMGPU_NOT_SIMULATED(cudaFuncAttributeRequiredClusterWidth)
+      SIMGPU_NOT_SIMULATED(cudaFuncAttributeRequiredClusterHeight)
+      SIMGPU_NOT_SIMULATED(cudaFuncAttributeRequiredClusterDepth)
+      SIMGPU_NOT_SIMULATED(cudaFuncAttributeNonPortableClusterSizeAllowed)
+      SIMGPU_NOT_SIMULATED(cudaFuncAttributeClusterSchedulingPolicyPreference)
+    default:
+      return failed(cudaErrorInvalidValue);
+  }
   cudaError_t error;
   Kernel* kernel = kernel_of(symbol, error);
   if (kernel == nullptr) return failed(error);
@@ -249,6 +280,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* out, const void* symbol) {
   out->ptxVersion = 80;
   out->binaryVersion = 80;
   out->maxDynamicSharedSizeBytes = find_function(symbol)->dynamic_shared_limit;
+  out->preferredShmemCarveout = find_function(symbol)->shared_carveout;
   return failed(cudaSuccess);
 }
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* out, const void* symbol, int threads,

@@ -17,7 +17,7 @@ double now_ms() {
 constexpr int kLeastPriority = 0, kGreatestPriority = -5;  // of an A100
 
 cudaError_t create_stream(cudaStream_t* out, unsigned flags, int priority) {
-  if (out == nullptr) return failed(cudaErrorInvalidValue);
+  if (out == nullptr || (flags & ~unsigned{cudaStreamNonBlocking}) != 0) return failed(cudaErrorInvalidValue);
   Context& c = Context::get();
   const std::lock_guard lock(c.mutex);
   auto stream = std::make_unique<Stream>();

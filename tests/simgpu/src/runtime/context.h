@@ -66,6 +66,7 @@ struct Function {
   FatBinary* binary = nullptr;
   std::string name;
   int dynamic_shared_limit = 48 * 1024;
+  int shared_carveout = cudaSharedmemCarveoutDefault;  // a wish that changes nothing
 };
 // Registers a thread as ptxas gave them out, 0 where there is only PTX.
 int registers_of(const Function& function);
@@ -78,6 +79,7 @@ struct Symbol {
 };
 
 constexpr int kSharedBytesOptIn = 163 * 1024;
+void describe(cudaDeviceProp& properties);
 
 class Context {
  public:
@@ -132,5 +134,8 @@ extern thread_local cudaStreamCaptureMode capture_mode;  // of cudaThreadExchang
 cudaError_t failed(cudaError_t error);
 cudaError_t take_last_error(bool clear);
 cudaError_t not_simulated(const char* what);  // says so, and is cudaErrorNotSupported
+#define SIMGPU_NOT_SIMULATED(name) \
+  case name:                       \
+    return not_simulated(#name);
 
 }  // namespace simgpu
