@@ -96,6 +96,12 @@ TEST(BadInput, InstructionsAreNamedWithTheirLine) {
   EXPECT_HAS(unknown, "wgmma.fence.sync.aligned");
   EXPECT_HAS(unknown, "kernels/sum.cu:42");
   EXPECT_HAS(unknown, "sum");
+  // A modifier that is not known is not passed over.
+  EXPECT_HAS(decode_error("min.xorsign.abs.f32 %r1, %r1, %r2;"), "modifier .xorsign is not supported");
+  EXPECT_HAS(decode_error("fma.rn.oob.f16x2 %r1, %r1, %r2, %r3;"), "modifier .oob");
+  EXPECT_HAS(decode_error("mad.hi.sat.s32 %r1, %r1, %r2, %r3;"), "modifier .sat");
+  EXPECT_HAS(decode_error("add.bf16x2 %r1, %r1, %r2;"), "add.bf16x2");  // sm_90
+  EXPECT_HAS(decode_error("fma.rn.relu.sat.bf16x2 %r1, %r1, %r2, %r3;"), "modifier .sat");
   EXPECT_HAS(decode_error("add.u32 %r1, %r9, 1;"), "%r9");
   EXPECT_NE("no error", decode_error("add.u32 %r1, %r1"));
   EXPECT_NE("no error", decode_error("bra nowhere;"));

@@ -293,27 +293,27 @@ __global__ void half_arithmetic(const float* a, const float* b, const float* c, 
   out[4 * i + 2] = static_cast<float>(__hfma(x, y, z));
   out[4 * i + 3] = static_cast<float>(__hsub(x, z));
 }
-// One rounding of the exact result: through double, whose 53 bits hold sums and products of these operands.
+// One rounding of the exact result, which double holds: the operands have at most 11 bits and lie within a
+// few binades.
 template <class H>
-void expect_half_arithmetic(float (*rounded)(float)) {
+void expect_half_arithmetic(float (*rounded)(double)) {
   const auto a = reals(256, -8, 8, 1), b = reals(256, -8, 8, 2), c = reals(256, -8, 8, 3);
   DeviceArray<float> da(a), db(b), dc(c), out(1024);
   half_arithmetic<H><<<1, 256>>>(da, db, dc, out);
   const auto got = out.host();
   for (int i = 0; i < 256; ++i) {
     const double x = rounded(a[i]), y = rounded(b[i]), z = rounded(c[i]);
-    // Exact in float here: the operands have at most 11 bits and lie within a few binades.
-    EXPECT_EQ(got[4 * i], rounded(static_cast<float>(x + y))) << i;
-    EXPECT_EQ(got[4 * i + 1], rounded(static_cast<float>(x * y))) << i;
-    EXPECT_EQ(got[4 * i + 3], rounded(static_cast<float>(x - z))) << i;
-    EXPECT_NEAR(got[4 * i + 2], x * y + z, std::fabs(x * y + z) * 0x1p-8 + 1e-6) << i;
+    EXPECT_EQ(got[4 * i], rounded(x + y)) << i;
+    EXPECT_EQ(got[4 * i + 1], rounded(x * y)) << i;
+    EXPECT_EQ(got[4 * i + 2], rounded(x * y + z)) << i;
+    EXPECT_EQ(got[4 * i + 3], rounded(x - z)) << i;
   }
 }
 TEST(Half, ArithmeticF16) {
-  expect_half_arithmetic<__half>([](float x) { return __half2float(__float2half_rn(x)); });
+  expect_half_arithmetic<__half>([](double x) { return __half2float(__double2half(x)); });
 }
 TEST(Half, ArithmeticBf16) {
-  expect_half_arithmetic<__nv_bfloat16>([](float x) { return __bfloat162float(__float2bfloat16_rn(x)); });
+  expect_half_arithmetic<__nv_bfloat16>([](double x) { return __bfloat162float(__double2bfloat16(x)); });
 }
 
 }  // namespace

@@ -129,7 +129,9 @@ bool select_atomic(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Ar
   insn.mode = static_cast<u8>(op);
   insn.relaxed = true;
   insn.synchronises = !o.has("cta") && (o.has("acquire") || o.has("release") || o.has("acq_rel"));
-  insn.space = o.has("global") ? Space::kGlobal : o.has("shared") ? Space::kShared : Space::kGeneric;
+  insn.space = o.has("global")                           ? Space::kGlobal
+               : o.has("shared") || o.has("shared::cta") ? Space::kShared
+                                                         : Space::kGeneric;
   const u32 width = static_cast<u32>(type_bytes(o.type()));
   insn.bytes = static_cast<u8>(width);
   insn.run = handler_of(o.type(), static_cast<Operation>(op));

@@ -138,6 +138,7 @@ bool select_barrier(Decoder& d, Insn& insn, const Opcode& o, const std::vector<A
     insn.mode = kBarrierArrive;
   } else if (o.has("red")) {
     insn.mode = o.has("popc") ? kBarrierPopcount : o.has("and") ? kBarrierAnd : kBarrierOr;
+    if (insn.mode == kBarrierOr && !o.has("or")) return false;
     insn.op[2] = insn.mode == kBarrierPopcount ? d.result(args.at(next), 4) : d.result(args.at(next), 0);
     ++next;
     insn.op[3] = d.predicate(args.back());
@@ -199,6 +200,7 @@ bool select_collective(Decoder& d, Insn& insn, const Opcode& o, const std::vecto
   const u32 width = static_cast<u32>(type_bytes(o.type()));
   if (name == "match") {
     const bool all = o.has("all");
+    if (!all && !o.has("any")) return false;
     insn.op[1] = d.value(args.at(1), width);
     const bool pair = args[0].kind == Argument::Kind::kPair;
     insn.op[0] = d.result(pair ? args[0].elements[0] : args[0].word, 4);

@@ -158,6 +158,7 @@ Handler choose_modified(const Opcode& o, Insn& insn) {
   if constexpr (kDirected) {
     if (insn.mode != 0) {
       if (f64) return directed<Op, double, kSources>;
+      if (ftz && sat) return directed<Modified<Op, true, true>, float, kSources>;
       if (ftz) return directed<Modified<Op, true, false>, float, kSources>;
       if (sat) return directed<Modified<Op, false, true>, float, kSources>;
       return directed<Op, float, kSources>;
@@ -205,7 +206,7 @@ bool select_float(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Arg
   if (name == "testp") {
     constexpr std::string_view kTests[] = {"finite",     "infinite", "number",
                                            "notanumber", "normal",   "subnormal"};
-    const auto found = std::find(std::begin(kTests), std::end(kTests), o.parts.at(1));
+    const auto found = std::find(std::begin(kTests), std::end(kTests), o.part(1));
     if (found == std::end(kTests)) return false;
     insn.mode = static_cast<u8>(found - std::begin(kTests));
     insn.op[0] = d.result(args.at(0), 0);

@@ -501,6 +501,7 @@ bool select_integer(Decoder& d, Insn& insn, const Opcode& o, const std::vector<A
   }
   if (name == "shf") {
     const bool left = o.has("l"), clamp = o.has("clamp");
+    if (!left && !o.has("r")) return false;
     return choose(left ? (clamp ? ternary<Funnel<true, true>, u32> : ternary<Funnel<true, false>, u32>)
                        : (clamp ? ternary<Funnel<false, true>, u32> : ternary<Funnel<false, false>, u32>),
                   3);

@@ -204,7 +204,7 @@ bool select_async(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Arg
     insn.imm = std::strtoll(std::string(args.at(0).word).c_str(), nullptr, 0);
     return insn.run = wait_group, true;
   }
-  if (o.has("bulk") || o.has("mbarrier") || (!o.has("ca") && !o.has("cg"))) return false;
+  if ((!o.has("ca") && !o.has("cg")) || (!o.has("shared") && !o.has("shared::cta"))) return false;
   insn.space = Space::kShared;
   d.address(insn, args.at(0));
   Insn source;
@@ -237,9 +237,7 @@ bool select_memory(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Ar
   const bool is_store = name == "st";
   if (!is_store && name != "ld" && name != "ldu") return false;
   const auto has = [&](std::string_view space) {
-    return std::any_of(o.parts.begin() + 1, o.parts.end(), [&](std::string_view p) {
-      return p == space || p.starts_with(std::string(space) + "::");
-    });
+    return o.has(space) || o.has(std::string(space) + "::cta");
   };
   insn.space = has("global")   ? Space::kGlobal
                : has("shared") ? Space::kShared

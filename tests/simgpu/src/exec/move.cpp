@@ -176,6 +176,7 @@ Handler comparison_of(std::string_view type, bool ftz, bool value) {
     return ftz ? pick.template operator()<FlushFloat, float>()
                : pick.template operator()<Identity<float>, float>();
   if (type == "f64") return pick.template operator()<Identity<double>, double>();
+  if (ftz && type != "f64") return nullptr;
   if (type == "f16") return pick.template operator()<OfHalf, u16>();
   if (type == "bf16") return pick.template operator()<OfBfloat, u16>();
   if constexpr (!kUnordered && kComparison < kNum) {
@@ -301,10 +302,10 @@ bool select_move(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argu
   if (name == "isspacep") {
     insn.op[0] = d.result(args.at(0), 0);
     insn.op[1] = d.value(args.at(1), 8);
-    insn.run = o.type() == "shared"   ? is_space<kSharedWindow>
-               : o.type() == "local"  ? is_space<kLocalWindow>
-               : o.type() == "global" ? is_space<0>
-                                      : nullptr;
+    insn.run = o.has("shared")   ? is_space<kSharedWindow>
+               : o.has("local")  ? is_space<kLocalWindow>
+               : o.has("global") ? is_space<0>
+                                 : nullptr;
     return insn.run != nullptr;
   }
   if (name == "selp" || name == "slct") {
@@ -332,7 +333,7 @@ bool select_compare(Decoder& d, Insn& insn, const Opcode& o, const std::vector<A
   const bool value = name == "set";
   insn.category = InstructionClass::kPredicate;
   insn.mode = o.has("and") ? kAnd : o.has("or") ? kOr : o.has("xor") ? kXor : kAlone;
-  insn.run = comparison(o.parts.at(1), type, o.has("ftz"), value);
+  insn.run = comparison(o.part(1), type, o.has("ftz"), value);
   if (insn.run == nullptr) return false;
   const u32 width = static_cast<u32>(type_bytes(type));
   if (value) {

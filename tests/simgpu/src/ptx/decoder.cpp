@@ -8,7 +8,24 @@
 namespace simgpu {
 
 bool Opcode::has(std::string_view modifier) const {
-  return std::find(parts.begin() + 1, parts.end(), modifier) != parts.end();
+  const auto found = std::find(parts.begin() + 1, parts.end(), modifier);
+  if (found != parts.end()) asked |= u64{1} << (found - parts.begin());
+  return found != parts.end();
+}
+std::string_view Opcode::unknown() const {
+  // The default rounding, exactness and half of the product, what all accesses here are, and hints.
+  constexpr std::string_view kNeutral[] = {
+      "rn",  "approx", "full", "noftz",   "lo", "wrap",    "sync",    "aligned", "cta",   "gpu",
+      "sys", "gl",     "weak", "relaxed", "sc", "acquire", "release", "acq_rel", "nc",    "ca",
+      "cg",  "cs",     "lu",   "cv",      "wb", "wt",      "v2",      "v4",      "global"};
+  for (size_t k = 1; k < parts.size(); ++k) {
+    const std::string_view p = parts[k];
+    if ((asked >> k & 1) == 0 && type_bytes(p) == 0 && p != "pred" && !p.starts_with("L1")
+        && !p.starts_with("L2")
+        && std::find(std::begin(kNeutral), std::end(kNeutral), p) == std::end(kNeutral))
+      return p;
+  }
+  return {};
 }
 
 std::string Program::where(const Insn& insn) const {
@@ -352,7 +369,10 @@ void Decoder::instruction(std::string_view first) {
       select_convert, select_memory, select_atomic, select_collective, select_matrix};
   for (const auto select : kGroups) {
     Insn chosen = insn;
+    opcode.asked = 0;
     if (!select(*this, chosen, opcode, args)) continue;
+    if (const std::string_view odd = opcode.unknown(); !odd.empty())
+      fail("modifier ." + std::string(odd) + " is not supported");
     return emit(chosen);
   }
   fail("this instruction is not supported");

@@ -20,6 +20,11 @@ struct Opcode {
   std::string_view name() const { return parts.front(); }
   std::string_view type() const { return parts.back(); }
   bool has(std::string_view modifier) const;
+  std::string_view part(size_t k) const { return asked |= u64{1} << k, parts.at(k); }
+  // A modifier that nothing has asked for and that changes the result; "": there is none.
+  std::string_view unknown() const;
+
+  mutable u64 asked = 0;  // parts by which the handler was chosen, a bit each
 };
 
 struct Argument {
