@@ -11,7 +11,7 @@ namespace ergon::detail {
 // In pinned host memory that kernels write to.
 struct IndexFault {
   std::uint32_t raised = 0;
-  const char* what = nullptr;  // "embedding index": a string literal of the host
+  char what[96] = {};  // "[embedding] index"
   std::int64_t index = 0;
   std::int64_t low = 0;  // allowed: [low, high)
   std::int64_t high = 0;
@@ -29,12 +29,14 @@ void throw_index_fault();
 #ifdef __CUDACC__
 namespace ergon::device {
 
-// Notes that `index` is outside of [low, high). The first thread wins.
+// Notes that `index` is outside of [low, high). The first thread wins. `what` is in the device's memory, as
+// string literals of kernels are.
 __device__ __forceinline__ void raise_index_fault(detail::IndexFault* fault, const char* what,
                                                   std::int64_t index, std::int64_t low, std::int64_t high,
                                                   std::int64_t position) {
   if (atomicCAS_system(&fault->raised, 0u, 1u) != 0) return;
-  fault->what = what;
+  for (int i = 0; i + 1 < static_cast<int>(sizeof(fault->what)) && what[i] != '\0'; ++i)
+    fault->what[i] = what[i];
   fault->index = index;
   fault->low = low;
   fault->high = high;
