@@ -32,7 +32,9 @@ struct AttentionBias {
 // m, n: this item's numbers of queries and keys. Query i sees key j if
 //   i + n - m - window_left <= j <= i + n - m + window_right    (a negative window is unlimited)
 // and, if causal, j <= i + n - m (bottom-right aligned). A row that sees no key gives o = 0 and
-// softmax_lse = -inf.
+// softmax_lse = -inf. What keys and values that no query sees hold, and q and dout of queries that see no
+// key, does not matter, be it NaN. A NaN or infinity that some queries see may reach others of their tile
+// too, whose probabilities of 0 it is multiplied by.
 //
 // q, o          (batch, seqlen_q, num_heads, head_dim)     f32 | bf16 | f16 | f64, all of one dtype
 // k, v          (batch, seqlen_k, num_heads_kv, head_dim)
@@ -75,7 +77,8 @@ struct AttentionParams {
   const std::int32_t* block_table = nullptr;   // (batch, block_table_stride)
   std::int64_t block_table_stride = 0;
   std::int64_t page_size = 0;
-  std::int64_t total_q = 0;  // rows of q in a packed batch
+  std::int64_t pages = 0;                 // that k and v have
+  std::int64_t total_q = 0, total_k = 0;  // rows of q, and of k and v, in a packed batch
   AttentionOperand q = {}, k = {}, v = {}, o = {};
   void* softmax_lse = nullptr;
   AttentionOperand dout = {}, dq = {}, dk = {}, dv = {};  // backward only
@@ -83,20 +86,24 @@ struct AttentionParams {
   bool deterministic = true;  // backward; off: CUDA may add up dq in any order, which is faster
 };
 
+// Forward: the keys of at most 16 queries, as in decoding, are split into parts of at least 512 if there is
+// little else to share among threads. Results do not depend on the number of threads.
 namespace cpu {
 
 void attention_forward(const AttentionParams& params);
 void attention_backward(const AttentionParams& params);
-inline std::int64_t attention_forward_workspace(const AttentionParams&) { return 0; }
+std::int64_t attention_forward_workspace(const AttentionParams& params);
 inline std::int64_t attention_backward_workspace(const AttentionParams&) { return 0; }
 
 }  // namespace cpu
 
-// head_dim up to 256, else Error. bf16 and f16 whose data is aligned to 16 bytes, with head_dim and strides
-// multiples of 8, run on tensor cores (docs/attention.md); probabilities and gradients of scores are rounded
-// to the dtype there, as products need them. Everything else has one thread for a few elements, in fp32 or
-// f64, and reads k and v once for every 32 rows of q (16 for head_dim above 64, 8 in f64): tf32 products
-// would be less exact than fp32's.
+// head_dim up to 256, else Error. cu_seqlens, seqlens_k and block_table are checked where they are read: an
+// item out of range counts as empty, a page as page 0, and the next synchronisation throws Error.
+//
+// bf16 and f16 whose data is aligned to 16 bytes, with head_dim and strides multiples of 8, run on tensor
+// cores (docs/attention.md); probabilities and gradients of scores are rounded to the dtype there, as products
+// need them. Everything else has one thread for a few elements, in fp32 or f64, and reads k and v once for
+// every 32 rows of q (16 for head_dim above 64, 8 in f64): tf32 products would be less exact than fp32's.
 //
 // Forward on tensor cores, bytes from memory or L2: q and o once, 4 for each row's softmax_lse, and k and v
 // once for every tile of 128 rows of q (64 for head_dim above 128) and query head, as far as any row of the
@@ -107,11 +114,14 @@ inline std::int64_t attention_backward_workspace(const AttentionParams&) { retur
 // the query heads of a group then share one tile, so that k and v are read once. The number of splits depends
 // on the device's multiprocessors, and with it the last bits.
 //
-// Backward on tensor cores, bytes from memory or L2: k, v, o, dk and dv once, dq once, and for every tile of
-// 128 keys (64 for head_dim above 128) of every key/value head q and dout of the rows that see any of them,
-// and an fp32 sum of dq for each of their elements, read and written. The sums lie in the workspace, a set of
-// them for each of `splits` blocks that share a key/value head: multiprocessors / (batch * num_heads_kv), at
-// least 1 and at most 16 or as many as tiles; 1 if not deterministic. Its bytes:
+// Backward on tensor cores, bytes from memory or L2: k, v, o, softmax_lse, dq, dk and dv once, dout once more,
+// and for every tile of 128 keys (64 for head_dim above 128) of every key/value head q, dout and two numbers
+// of the rows that see any of them, and an fp32 sum of dq for each of their elements, read and written:
+//   batch * (num_heads_kv * seqlen_k * 8 * head_dim + num_heads * seqlen_q
+//            * (6 * head_dim + 12 + 8 * splits * D + ceil(seqlen_k / 128) * (4 * head_dim + 8 + 8 * D)))
+// with every tile seen whole. The sums lie in the workspace, a set of them, first zeroed and at last read, for
+// each of `splits` blocks that share a key/value head: multiprocessors / (batch * num_heads_kv), at least 1
+// and at most 16 or as many as tiles; 1 if not deterministic. Its bytes:
 //   4 * splits * num_heads * 32 * (rows of q / 32 + batch) * D + 8 * num_heads * rows of q,
 // D = head_dim rounded up to 64, 128 or 256. 0 for everything else.
 namespace cuda {

@@ -63,10 +63,11 @@ AttentionParams make_params(const Inputs& in, const AttentionOptions& options, s
     p.bias = {bias.data_ptr(), bias.stride(0), bias.stride(1), bias.stride(2), bias.stride(3)};
   }
   if (in.alibi_slopes.defined()) p.alibi_slopes = in.alibi_slopes.data<float>();
-  if (in.cu_seqlens_q.defined()) p.total_q = in.q.size(0);
+  if (in.cu_seqlens_q.defined()) p.total_q = in.q.size(0), p.total_k = in.k.size(0);
   if (in.block_table.defined()) {
     p.block_table_stride = in.block_table.stride(0);
     p.page_size = in.k.size(1);
+    p.pages = in.k.size(0);
   }
   if (options.dropout_p > 0) {
     Generator& generator = options.generator == nullptr ? default_generator() : *options.generator;

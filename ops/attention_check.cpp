@@ -106,7 +106,8 @@ void check_attention_cache(const char* op, const Tensor& q, const AttentionCache
     check_index_tensor(op, "block_table", table, 2, "(batch, pages of an item)");
     ERGON_CHECK(table.size(0) == batch, "[{}] block_table {}: expected a row for each of the {} items of q",
                 op, table.shape(), batch);
-    ERGON_CHECK(shape[1] > 0, "[{}] paged k {}: expected pages of at least one key", op, shape);
+    ERGON_CHECK(shape[0] > 0 && shape[1] > 0, "[{}] paged k {}: expected pages of at least one key", op,
+                shape);
   } else {
     ERGON_CHECK(shape[0] == batch, "[{}] q {} and k {} must agree in batch", op, q.shape(), shape);
   }

@@ -130,7 +130,8 @@ class Backward {
                           columns, lse[i + r], delta, p + r * block_, ds + r * block_);
       }
       if constexpr (gradient != Gradient::of_keys) {
-        accumulate_product(ds + seen.begin, block_, 1, count, seen.end - seen.begin, k_[seen.begin],
+        const Range some = columns.some;
+        accumulate_product(ds + some.begin, block_, 1, count, some.end - some.begin, k_[some.begin],
                            Block<Acc>{dq[row], dq.width});
       }
     }

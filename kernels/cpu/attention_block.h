@@ -162,9 +162,9 @@ void accumulate_product(const Acc* a, int64_t row_stride, int64_t col_stride, in
 }
 
 // What kTileM queries or fewer, a strip, see of a block of keys, as columns of their scores: those that one
-// of them sees, from a whole panel on, and, in whole vectors, those that not all of them see.
+// of them sees, the same from a whole panel on, and, in whole vectors, those that not all of them see.
 struct Columns {
-  Range seen, left, right;
+  Range some, seen, left, right;
 
   // The masked columns go on to the next multiple of `strip` on both sides, if that is inside the block.
   template <class Acc>
@@ -175,7 +175,8 @@ struct Columns {
     const int64_t panel = some.begin / kTileN<Acc> * kTileN<Acc>,
                   begin = std::min(panel, some.begin / strip * strip / kRun * kRun),
                   end = std::min(round_up(std::max(some.end, round_up(some.end, strip)), kRun), block);
-    return {{panel, some.end},
+    return {some,
+            {panel, some.end},
             {begin, std::clamp(round_up(std::max<int64_t>(all.begin, 0), kRun), begin, end)},
             {std::clamp(all.end / kRun * kRun, begin, end), end}};
   }

@@ -20,21 +20,43 @@ int64_t block_length(int64_t head_dim) {
   return std::clamp<int64_t>(16384 / std::max<int64_t>(head_dim, 1) / 32 * 32, 64, 256);
 }
 
-// How the work is split: a unit is `rows` queries of `heads` query heads that share k and v.
+// Into how many parts the keys of few queries are split, whose results are added up in order: as many as make
+// kUnits units of work, but of no fewer keys than kLeast each. It does not depend on the number of threads,
+// and so the results do not.
+int64_t key_parts(const AttentionParams& p) {
+  constexpr int64_t kFew = 16, kUnits = 64, kLeast = 512;
+  if (p.seqlen_q > kFew) return 1;
+  return std::clamp<int64_t>(kUnits / std::max<int64_t>(p.batch * p.num_heads_kv, 1), 1,
+                             std::max<int64_t>(p.seqlen_k / kLeast, 1));
+}
+
+// How the work is split: a unit is `rows` queries of `heads` query heads that share k and v, and one part of
+// the keys.
 struct Split {
-  int64_t rows, row_blocks, heads, head_blocks, group;
+  int64_t rows, row_blocks, heads, head_blocks, group, parts, part_keys;
   int64_t units;
 
-  explicit Split(const AttentionParams& p) : group(p.num_heads / p.num_heads_kv) {
+  explicit Split(const AttentionParams& p) : group(p.num_heads / p.num_heads_kv), parts(key_parts(p)) {
     const int64_t block = block_length(p.head_dim);
     row_blocks = (p.seqlen_q + block - 1) / block;
     rows = round_up((p.seqlen_q + row_blocks - 1) / row_blocks, kTileM);
     // Few queries: several heads, as long as there is a unit for every thread.
-    heads = std::clamp<int64_t>(std::min(block / rows, p.batch * p.num_heads / num_threads()), 1, group);
+    heads =
+        std::clamp<int64_t>(std::min(block / rows, p.batch * p.num_heads * parts / num_threads()), 1, group);
     head_blocks = (group + heads - 1) / heads;
-    units = p.batch * p.num_heads_kv * head_blocks * row_blocks;
+    part_keys = round_up((p.seqlen_k + parts - 1) / parts, block);
+    units = p.batch * p.num_heads_kv * head_blocks * row_blocks * parts;
   }
 };
+
+// What a part of the keys leaves of a row in the workspace (batch, num_heads, seqlen_q, parts, head_dim + 2):
+// the sum of exp(score - max) * v, max, and the sum of exp(score - max).
+template <class Acc>
+Acc* part_of(const AttentionParams& p, const Split& split, int64_t batch, int64_t head, int64_t i,
+             int64_t part) {
+  const int64_t row = (batch * p.num_heads + head) * p.seqlen_q + i;
+  return static_cast<Acc*>(p.workspace) + (row * split.parts + part) * (p.head_dim + 2);
+}
 
 template <class T>
 class Forward {
@@ -54,6 +76,8 @@ class Forward {
   }
 
   void run(int64_t unit) {
+    const int64_t part = unit % split_.parts;
+    unit /= split_.parts;
     const int64_t row_block = folded(unit % split_.row_blocks, split_.row_blocks);
     unit /= split_.row_blocks;
     const int64_t head_block = unit % split_.head_blocks;
@@ -66,7 +90,7 @@ class Forward {
     if (rows.empty()) return;
 
     for (int64_t head = first_head; head < last_head; ++head) start(item, head, head - first_head, rows);
-    const Range seen = item.keys_of(rows);
+    const Range seen = item.keys_of(rows).within({part * split_.part_keys, (part + 1) * split_.part_keys});
     for (int64_t key = seen.begin / block_ * block_; key < seen.end; key += block_) {
       const Range keys{key, std::min(key + block_, item.seqlen_k)};
       load_keys(item, head_kv, keys);
@@ -77,7 +101,10 @@ class Forward {
                  (head - first_head) * split_.rows + i - rows.begin);
       }
     }
-    for (int64_t head = first_head; head < last_head; ++head) finish(item, head, head - first_head, rows);
+    for (int64_t head = first_head; head < last_head; ++head) {
+      const int64_t slot = head - first_head;
+      split_.parts == 1 ? finish(item, head, slot, rows) : leave(item, head, slot, rows, part);
+    }
   }
 
  private:
@@ -114,7 +141,8 @@ class Forward {
       update_softmax(scores + seen.begin, columns.right.end - seen.begin, row + r);
       if (rules.drops) rules.drop(scores, query, visible, keys.begin, factors_);
     }
-    accumulate_product(scores_ + seen.begin, block_, 1, count, seen.end - seen.begin, v_[seen.begin],
+    const Range some = columns.some;  // 0 times a value that no query sees could be NaN
+    accumulate_product(scores_ + some.begin, block_, 1, count, some.end - some.begin, v_[some.begin],
                        Block<Acc>{out_[row], out_.width});
   }
 
@@ -143,6 +171,16 @@ class Forward {
     }
   }
 
+  // One part's results.
+  void leave(const Item& item, int64_t head, int64_t slot, Range rows, int64_t part) {
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      const int64_t row = slot * split_.rows + i - rows.begin;
+      Acc* const to = part_of<Acc>(p_, split_, item.batch, head, i, part);
+      std::copy_n(out_[row], p_.head_dim, to);
+      to[p_.head_dim] = max_[row], to[p_.head_dim + 1] = sum_[row];
+    }
+  }
+
   const AttentionParams& p_;
   const Split& split_;
   const int64_t block_;
@@ -155,15 +193,51 @@ class Forward {
   std::tuple<int64_t, int64_t, int64_t> loaded_{-1, -1, -1};  // which keys k_, v_ and k_panels_ hold
 };
 
+// A row's results from those of its parts.
+template <class T>
+void combine(const AttentionParams& p, const Split& split, int64_t row) {
+  using Acc = accumulate_t<T>;
+  const int64_t head = row / p.seqlen_q % p.num_heads, i = row % p.seqlen_q;
+  const Item item(p, row / p.seqlen_q / p.num_heads);
+  if (i >= item.seqlen_q) return;
+  const Acc* const parts = part_of<Acc>(p, split, item.batch, head, i, 0);
+  const int64_t stride = p.head_dim + 2;
+  Acc max = -std::numeric_limits<Acc>::infinity(), sum = 0;
+  for (int64_t s = 0; s < split.parts; ++s) max = std::max(max, parts[s * stride + p.head_dim]);
+  Acc* const out = thread_workspace.reserve<Acc>(p.head_dim);
+  std::fill_n(out, p.head_dim, Acc(0));
+  for (int64_t s = 0; s < split.parts; ++s) {
+    const Acc* const part = parts + s * stride;
+    if (part[p.head_dim + 1] == 0) continue;  // saw no key
+    const Acc weight = std::exp(part[p.head_dim] - max);
+    sum += weight * part[p.head_dim + 1];
+    for (int64_t d = 0; d < p.head_dim; ++d) out[d] += weight * part[d];
+  }
+  store_scaled(out, p.head_dim, sum == 0 ? Acc(0) : 1 / sum, item.query_rows<T>(p.o, head)[i]);
+  if (Acc* const lse = item.lse<Acc>(head); lse != nullptr) lse[i] = max + std::log(sum);
+}
+
 }  // namespace
+
+std::int64_t attention_forward_workspace(const AttentionParams& p) {
+  const int64_t parts = key_parts(p);
+  if (parts == 1) return 0;
+  return p.batch * p.num_heads * p.seqlen_q * parts * (p.head_dim + 2)
+         * std::max<int64_t>(size_of(p.dtype), sizeof(float));
+}
 
 void attention_forward(const AttentionParams& p) {
   if (p.batch * p.num_heads * p.seqlen_q * p.head_dim == 0) return;
   const Split split(p);
   dispatch_floating(p.dtype, "attention_forward", [&](auto tag) {
+    using T = typename decltype(tag)::type;
     parallel_for(0, split.units, 1, [&](int64_t begin, int64_t end) {
-      Forward<typename decltype(tag)::type> forward(p, split);
+      Forward<T> forward(p, split);
       for (int64_t unit = begin; unit < end; ++unit) forward.run(unit);
+    });
+    if (split.parts == 1) return;
+    parallel_for(0, p.batch * p.num_heads * p.seqlen_q, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) combine<T>(p, split, row);
     });
   });
 }

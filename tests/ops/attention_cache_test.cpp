@@ -13,17 +13,18 @@ Tensor indices(const std::vector<std::int32_t>& values, const Shape& shape) {
   return from_vector(values, shape, {DType::i32, test::device()});
 }
 
-// A cache of capacity 96 with 37, 96 and 5 keys; the rest is poison.
+// A cache with 37 keys, with as many as it can hold, and with 5; the rest is poison.
 struct Cached {
   ops::AttentionCache cache;
-  std::vector<std::int32_t> lengths{37, 96, 5};
+  std::vector<std::int32_t> lengths;
   Tensor k, v;
 
-  explicit Cached(DType dtype) {
-    k = test::uniform({3, 96, 2, 32}, {.dtype = dtype, .seed = 2});
-    v = test::uniform({3, 96, 2, 32}, {.dtype = dtype, .seed = 3});
-    cache = {test::poisoned({3, 96, 2, 32}, dtype), test::poisoned({3, 96, 2, 32}, dtype),
-             indices(lengths, {3})};
+  explicit Cached(DType dtype, std::int64_t capacity = 96)
+      : lengths{37, static_cast<std::int32_t>(capacity), 5} {
+    const Shape shape{3, capacity, 2, 32};
+    k = test::uniform(shape, {.dtype = dtype, .seed = 2});
+    v = test::uniform(shape, {.dtype = dtype, .seed = 3});
+    cache = {test::poisoned(shape, dtype), test::poisoned(shape, dtype), indices(lengths, {3})};
     for (std::int64_t b = 0; b < 3; ++b) {
       const std::int64_t length = lengths[static_cast<std::size_t>(b)];
       cache.k[b].slice(0, 0, length).copy_(k[b].slice(0, 0, length));
@@ -33,9 +34,12 @@ struct Cached {
 };
 
 TEST(AttentionCache, IsAttentionToTheKeysItHolds) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    const Cached c(dtype);
+  for (const auto& [dtype, capacity] :
+       {std::pair(DType::f32, 96), std::pair(DType::bf16, 96), std::pair(DType::bf16, 1100)}) {
+    const Cached c(dtype, capacity);
     for (const std::int64_t seqlen_q : {1, 5}) {
+      // The CPU splits the keys of few queries into parts. CUDA too, but rounds probabilities there.
+      if (capacity > 96 && (seqlen_q > 1 || !test::device().is_cpu())) continue;
       for (const ops::AttentionOptions& options :
            {ops::AttentionOptions{.causal = true}, {.causal = true, .window_left = 20, .softcap = 1}}) {
         const Tensor q = test::uniform({3, seqlen_q, 4, 32}, {.dtype = dtype, .seed = 1});
@@ -47,9 +51,10 @@ TEST(AttentionCache, IsAttentionToTheKeysItHolds) {
           };
           const Tensor expected = ops::scaled_dot_product_attention(item(q, seqlen_q), item(c.k, length),
                                                                     item(c.v, length), options);
-          // Sums of up to 96 terms below 2 in another order, and the rounding to the dtype.
-          EXPECT_TRUE(test::near(item(o, seqlen_q), expected,
-                                 {.rtol = 2 * test::unit_roundoff(dtype), .atol = 2 * 96 * 0x1p-24}))
+          // Sums of terms below 2 in another order, and the rounding to the dtype.
+          EXPECT_TRUE(test::near(
+              item(o, seqlen_q), expected,
+              {.rtol = 2 * test::unit_roundoff(dtype), .atol = 2 * static_cast<double>(capacity) * 0x1p-24}))
               << "item " << b;
         }
       }
@@ -57,12 +62,12 @@ TEST(AttentionCache, IsAttentionToTheKeysItHolds) {
   }
 }
 
-TEST(AttentionCache, PagesGiveTheSameBits) {
-  const Cached c(DType::f32);
+void expect_same_bits_from_pages(DType dtype) {
+  const Cached c(dtype);
   for (const std::int64_t page_size : {8, 24}) {
     const std::int64_t pages_each = 96 / page_size, pages = 3 * pages_each;
-    ops::AttentionCache paged{test::poisoned({pages, page_size, 2, 32}, DType::f32),
-                              test::poisoned({pages, page_size, 2, 32}, DType::f32), c.cache.seqlens_k};
+    ops::AttentionCache paged{test::poisoned({pages, page_size, 2, 32}, dtype),
+                              test::poisoned({pages, page_size, 2, 32}, dtype), c.cache.seqlens_k};
     std::vector<std::int32_t> table(static_cast<std::size_t>(pages),
                                     -1);  // pages that hold no key: any number
     for (std::int64_t b = 0, page = 0; b < 3; ++b) {
@@ -74,11 +79,15 @@ TEST(AttentionCache, PagesGiveTheSameBits) {
       }
     }
     paged.block_table = indices(table, {3, pages_each});
-    const Tensor q = test::uniform({3, 3, 4, 32});
+    const Tensor q = test::uniform({3, 3, 4, 32}, {.dtype = dtype});
     EXPECT_TRUE(equal_bits(ops::scaled_dot_product_attention_with_cache(q, paged, {.causal = true}),
                            ops::scaled_dot_product_attention_with_cache(q, c.cache, {.causal = true})))
         << "pages of " << page_size;
   }
+}
+
+TEST(AttentionCache, PagesGiveTheSameBits) {
+  for (const DType dtype : {DType::f32, DType::bf16}) expect_same_bits_from_pages(dtype);
 }
 
 class AttentionErrors : public testing::Test {

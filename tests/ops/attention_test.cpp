@@ -42,6 +42,7 @@ const Case kCases[] = {
     {{129, 129}, {129, 129}, 2, 1, 64, DType::bf16, {.causal = true, .dropout_p = 0.1}, BiasShape::full},
     {{1000}, {1000}, 2, 1, 64, DType::f32, {.causal = true}},
     {{1, 1}, {1000, 1000}, 4, 2, 64, DType::bf16},
+    {{2}, {1300}, 4, 1, 64, DType::bf16, {.causal = true, .window_left = 700, .dropout_p = 0.1}},
     {{3}, {1000}, 4, 4, 32, DType::f16, {.causal = true}, BiasShape::none, true},
     {{1000}, {129}, 1, 1, 8, DType::f32, {.window_left = 30}},  // rows without keys at the beginning
     {{65},
@@ -257,6 +258,7 @@ TEST(Attention, BitsDependNeitherOnTheRunNorOnTheThreads) {
       {{300}, {300}, 1, 1, 32, DType::f32, {.causal = true}},
       {{100, 100}, {100, 100}, 3, 3, 16, DType::bf16, {.causal = true}},
       {{150, 20, 200}, {150, 20, 200}, 2, 1, 16, DType::f32, {.causal = true, .dropout_p = 0.1}},
+      {{1}, {2000}, 3, 1, 16, DType::bf16},  // parts of the keys
   };
   for (const Case& c : kFewHeads) {
     const Operands in = operands(c);

@@ -66,6 +66,7 @@ Arguments arguments_of(const AttentionParams& p) {
   a.statistics = p.num_heads * (p.cu_seqlens_q != nullptr ? p.total_q : p.batch * p.seqlen_q);
   a.heads_per_tile = 1;
   a.splits = 1;
+  a.fault = ergon::detail::index_fault();
   return a;
 }
 

@@ -80,12 +80,15 @@ __global__ void __launch_bounds__(backward_shape(kDim).threads())
 
 #pragma unroll 1
   for (int key0 = static_cast<int>(blockIdx.x) * kKeys;; key0 += static_cast<int>(gridDim.x) * kKeys) {
-    const Item item(a, here(static_cast<int>(blockIdx.z)));
+    Item item(a, here(static_cast<int>(blockIdx.z)));
     if (key0 >= item.keys) break;
-    const int begin = item.first_query(key0) / kQueries;
-    const int end = (max(item.end_query(min(key0 + kKeys, item.keys) - 1), 0) + kQueries - 1) / kQueries;
+    // Keys that no query sees and queries that see none of the block's keys are not read: they may hold NaN,
+    // and 0 times that would not be 0.
+    const int first_key = item.first_key(0), first_query = item.first_query(key0);
+    item.queries = max(item.end_query(min(key0 + kKeys, item.keys) - 1), 0);
+    const int begin = first_query / kQueries, end = (item.queries + kQueries - 1) / kQueries;
     const auto copy_keys = [&](std::uint32_t tile, const AttentionOperand& operand) {
-      copy_rows<Keys, kThreads>(tile, item.keys - key0, head_dim, [&](int line) {
+      copy_rows<Keys, kThreads>(tile, first_key - key0, item.keys - key0, head_dim, [&](int line) {
         return data(operand) + item.key_row(operand, hk, key0 + line);
       });
     };
@@ -96,7 +99,7 @@ __global__ void __launch_bounds__(backward_shape(kDim).threads())
         Item of_fetch = item;
         of_fetch.index = here(item.index);
         const auto copy_queries = [&](std::uint32_t to, const AttentionOperand& operand) {
-          copy_rows<Queries, kThreads>(to, item.queries - i0, head_dim, [&](int line) {
+          copy_rows<Queries, kThreads>(to, first_query - i0, item.queries - i0, head_dim, [&](int line) {
             return data(operand) + of_fetch.query_row(operand, h, i0 + line);
           });
         };
@@ -111,8 +114,7 @@ __global__ void __launch_bounds__(backward_shape(kDim).threads())
       copy_async_commit();
     };
     __syncthreads();  // all have written the tile before
-    copy_keys(sk, p.k);
-    copy_keys(sv, p.v);
+    if (begin < end) copy_keys(sk, p.k), copy_keys(sv, p.v);
     fetch(hk * a.group, begin, 0);
 
     float dk[kColumns / 8][4] = {}, dv[kColumns / 8][4] = {};
@@ -173,12 +175,11 @@ __global__ void __launch_bounds__(backward_shape(kDim).threads())
                             ? scores.score(score, query, key) * kLog2E
                             : -INFINITY;
                 dp = kept >> e & 1 ? dp * a.kept_scale : 0.0f;
-              } else if (!whole && !item.sees(query, key)) {
-                score = -INFINITY;
               }
               const float probability = exp2_approx(score * scale - lse[e % 2]);
               ds[n][e] = probability * (dp - delta[e % 2]) * slope;
               s[n][e] = kept >> e & 1 ? probability : 0.0f;
+              if (!whole && !item.sees(query, key)) s[n][e] = ds[n][e] = 0;  // whatever is NaN
             }
           }
           if constexpr (kFeatured) __syncwarp();  // lanes took different ways, and mma needs them together
@@ -295,29 +296,35 @@ __global__ void __launch_bounds__(128) attention_query_gradient_kernel(const __g
       [&](int line) { return static_cast<T*>(p.dq.data) + item.query_row(p.dq, h, first_row + line); });
 }
 
-// softmax_lse * log2(e) and delta = sum(dout * o) of each query. A warp for a row; the grid: (rows / 4,
-// num_heads, batch).
+// softmax_lse * log2(e) and delta = sum(dout * o) of each query. A block for 32 rows, which its warps take in
+// turns; the grid: (rows / 32, num_heads, batch).
 template <class T>
 __global__ void __launch_bounds__(128)
     attention_query_statistics_kernel(const __grid_constant__ Arguments a) {
   const AttentionParams& p = a.params;
   const int lane = static_cast<int>(threadIdx.x) % 32, h = static_cast<int>(blockIdx.y);
   const Item item(a, static_cast<int>(blockIdx.z));
-  const int i = static_cast<int>(blockIdx.x) * 4 + static_cast<int>(threadIdx.x) / 32;
-  if (i >= item.queries) return;
-  float delta = 0;
-  if (8 * lane < p.head_dim) {
-    const auto dout = load<8>(static_cast<const T*>(p.dout.data) + item.query_row(p.dout, h, i) + 8 * lane);
-    const auto o = load<8>(static_cast<const T*>(p.o.data) + item.query_row(p.o, h, i) + 8 * lane);
+  const int first = static_cast<int>(blockIdx.x) * 32, rows = min(item.queries - first, 32);
+  __shared__ float deltas[32];
+  for (int row = static_cast<int>(threadIdx.x) / 32; row < rows; row += 4) {
+    const int i = first + row;
+    float delta = 0;
+    if (8 * lane < p.head_dim) {
+      const auto dout = load<8>(static_cast<const T*>(p.dout.data) + item.query_row(p.dout, h, i) + 8 * lane);
+      const auto o = load<8>(static_cast<const T*>(p.o.data) + item.query_row(p.o, h, i) + 8 * lane);
 #pragma unroll
-    for (int e = 0; e < 8; ++e) delta += convert<float>(dout[e]) * convert<float>(o[e]);
+      for (int e = 0; e < 8; ++e) delta += convert<float>(dout[e]) * convert<float>(o[e]);
+    }
+    delta = warp_reduce<Sum>(delta);
+    if (lane == 0) deltas[row] = delta;
   }
-  delta = warp_reduce<Sum>(delta);
-  if (lane != 0) return;
-  const std::int64_t at = item.statistic(p, h, i);
+  __syncthreads();
+  const int row = static_cast<int>(threadIdx.x);
+  if (row >= rows) return;
+  const std::int64_t at = item.statistic(p, h, first + row);
   const float lse = static_cast<const float*>(p.softmax_lse)[at];
   // A query that sees no key: no probability is above 0.
-  a.query_statistics[at] = {lse == -INFINITY ? INFINITY : lse * kLog2E, delta};
+  a.query_statistics[at] = {lse == -INFINITY ? INFINITY : lse * kLog2E, deltas[row]};
 }
 
 template <class T, int kDim, bool kFeatured>
@@ -340,7 +347,7 @@ void launch_backward_kernels(const Arguments& a) {
                 static_cast<unsigned>(p.batch));
   };
   if (p.seqlen_q > 0) {
-    attention_query_statistics_kernel<T><<<grid(4), 128, 0, stream()>>>(a);
+    attention_query_statistics_kernel<T><<<grid(32), 128, 0, stream()>>>(a);
     CUDA_CHECK_LAUNCH();
   }
   if (p.seqlen_k > 0) {

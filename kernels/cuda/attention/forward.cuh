@@ -93,14 +93,16 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
   const RowMap map{kFeatured ? a.heads_per_tile : 1,
                    static_cast<int>(blockIdx.y) * (kFeatured ? a.heads_per_tile : 1)};
   const int hk = map.first_head / a.group;
-  const Item item(a, static_cast<int>(blockIdx.z));
+  Item item(a, static_cast<int>(blockIdx.z));
   const int rows = item.queries * map.heads;
   // The last rows, which see most keys if causal, first.
   const int first_row = static_cast<int>((gridDim.x - 1 - blockIdx.x) / splits) * kShape.rows();
   if (first_row >= rows) return;
   const int last_row = min(first_row + kShape.rows(), rows) - 1;
-  int begin = item.first_key(map.query(first_row)) / kKeys;
-  int end = (max(item.end_key(map.query(last_row)), 0) + kKeys - 1) / kKeys;
+  // Keys that no query of the block sees are not read: they may hold NaN, and 0 times that would not be 0.
+  const int first_key = item.first_key(map.query(first_row));
+  item.keys = max(item.end_key(map.query(last_row)), 0);
+  int begin = first_key / kKeys, end = (item.keys + kKeys - 1) / kKeys;
   if constexpr (kFeatured) {
     const int tiles_of_split = (max(end - begin, 0) + splits - 1) / splits;
     begin += split * tiles_of_split;
@@ -109,7 +111,7 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
 
   const std::uint32_t queries = shared_address(shared), stages = queries + Queries::kBytes;
   const auto data = [](const AttentionOperand& operand) { return static_cast<T*>(operand.data); };
-  copy_rows<Queries, kThreads>(queries, rows - first_row, head_dim, [&](int line) {
+  copy_rows<Queries, kThreads>(queries, 0, rows - first_row, head_dim, [&](int line) {
     return data(p.q) + item.query_row(p.q, map.head(first_row + line), map.query(first_row + line));
   });
   const auto copy_of = [&](const AttentionOperand& operand) {
@@ -125,16 +127,17 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
   const auto stage_before = [](std::uint32_t stage) {
     return (stage == 0 ? kAllStages : stage) - Keys::kBytes;
   };
-  const auto fetch = [&](int tile, std::uint32_t stage, auto values) {
+  const auto fetch = [&](int tile, std::uint32_t stage, auto values, int first = 0) {
     if (tile < end) {
       if constexpr (kFeatured) {  // pages perhaps
         const AttentionOperand& operand = values ? p.v : p.k;
-        copy_rows<Keys, kThreads>(stages + stage, item.keys - tile * kKeys, head_dim, [&](int line) {
-          return data(operand) + item.cached_row(p, operand, hk, tile * kKeys + line);
+        copy_rows<Keys, kThreads>(stages + stage, first, item.keys - tile * kKeys, head_dim, [&](int line) {
+          return data(operand) + item.cached_row(a, operand, hk, tile * kKeys + line);
         });
       } else {
         (values ? copy_v : copy_k)
-            .next(stages + stage, (values ? p.v : p.k).seqlen_stride, item.keys - tile * kKeys, head_dim);
+            .next(stages + stage, (values ? p.v : p.k).seqlen_stride, first, item.keys - tile * kKeys,
+                  head_dim);
       }
     }
     copy_async_commit();
@@ -149,8 +152,10 @@ __global__ void __launch_bounds__(128) attention_forward_mma_kernel(const __grid
   float o[kF][kDim / 8][4] = {};
   RowStatistics statistics[kF];
 
-  unrolled<kStages - 1>(
-      [&](auto step) { fetch(begin + step / 2, step * Keys::kBytes, std::bool_constant<step % 2 == 1>{}); });
+  unrolled<kStages - 1>([&](auto step) {
+    const int tile = begin + step / 2;
+    fetch(tile, step * Keys::kBytes, std::bool_constant<step % 2 == 1>{}, first_key - tile * kKeys);
+  });
 #pragma unroll 1
   for (int tile = begin; tile < end; ++tile) {
     const int key0 = tile * kKeys;

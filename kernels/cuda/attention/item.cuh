@@ -3,6 +3,7 @@
 // What every attention kernel asks about one item of the batch and one head: where rows are, which keys a
 // query sees, what a product of q and k becomes, which probabilities dropout keeps.
 
+#include "core/cuda/index_fault.h"
 #include "core/cuda/types.cuh"
 #include "kernels/cuda/attention/kernel.h"
 
@@ -34,6 +35,27 @@ __device__ __forceinline__ Acc read(const void* data, DType dtype, std::int64_t 
   }
 }
 
+// The rows of item b of a packed batch, `first` its first one. Noted as a fault, and none, if cu_seqlens does
+// not rise from 0 to `total`, or an item is longer than `longest`.
+__device__ __forceinline__ int packed_rows(const Arguments& a, const char* name, const char* length_name,
+                                           const std::int32_t* cu_seqlens, int b, std::int64_t total,
+                                           std::int64_t longest, int& first) {
+  first = cu_seqlens[b];
+  const int end = cu_seqlens[b + 1];
+  const bool last = b + 1 == a.params.batch;
+  if (b == 0 && first != 0) {
+    raise_index_fault(a.fault, name, first, 0, 1, 0);
+  } else if (first < 0 || first > total) {  // noted for the item before
+  } else if (end < first || end > total || (last && end < total)) {
+    raise_index_fault(a.fault, name, end, last ? total : first, total + 1, b + 1);
+  } else if (end - first > longest) {
+    raise_index_fault(a.fault, length_name, end - first, 0, longest + 1, b);
+  } else {
+    return end - first;
+  }
+  return first = 0;
+}
+
 struct Item {
   int queries, keys;
   int shift;             // keys - queries: query i is at key i + shift
@@ -41,14 +63,30 @@ struct Item {
   int left, right;
   int index;
 
-  __device__ __forceinline__ Item(const Arguments& a, int b) : left(a.left), right(a.right), index(b) {
+  __device__ __forceinline__ Item(const Arguments& a, int b)
+      : queries(static_cast<int>(a.params.seqlen_q)),
+        keys(static_cast<int>(a.params.seqlen_k)),
+        first_q(0),
+        first_k(0),
+        left(a.left),
+        right(a.right),
+        index(b) {
     const AttentionParams& p = a.params;
-    first_q = p.cu_seqlens_q != nullptr ? p.cu_seqlens_q[b] : 0;
-    first_k = p.cu_seqlens_k != nullptr ? p.cu_seqlens_k[b] : 0;
-    queries = p.cu_seqlens_q != nullptr ? p.cu_seqlens_q[b + 1] - first_q : static_cast<int>(p.seqlen_q);
-    keys = p.cu_seqlens_k != nullptr ? p.cu_seqlens_k[b + 1] - first_k
-           : p.seqlens_k != nullptr  ? p.seqlens_k[b]
-                                     : static_cast<int>(p.seqlen_k);
+    if (p.cu_seqlens_q != nullptr) {
+      queries = packed_rows(a, "[scaled_dot_product_attention_varlen] cu_seqlens_q",
+                            "[scaled_dot_product_attention_varlen] length by cu_seqlens_q", p.cu_seqlens_q, b,
+                            p.total_q, p.seqlen_q, first_q);
+      keys = packed_rows(a, "[scaled_dot_product_attention_varlen] cu_seqlens_k",
+                         "[scaled_dot_product_attention_varlen] length by cu_seqlens_k", p.cu_seqlens_k, b,
+                         p.total_k, p.seqlen_k, first_k);
+    } else if (p.seqlens_k != nullptr) {
+      keys = p.seqlens_k[b];
+      if (keys < 0 || keys > p.seqlen_k) {
+        raise_index_fault(a.fault, "[scaled_dot_product_attention_with_cache] seqlens_k", keys, 0,
+                          p.seqlen_k + 1, b);
+        keys = 0;
+      }
+    }
     shift = keys - queries;
   }
 
@@ -67,12 +105,19 @@ struct Item {
   __device__ __forceinline__ std::int64_t key_row(const AttentionOperand& operand, int h, int j) const {
     return index * operand.batch_stride + (first_k + j) * operand.seqlen_stride + h * operand.head_stride;
   }
-  // The same where there may be pages.
-  __device__ __forceinline__ std::int64_t cached_row(const AttentionParams& p,
-                                                     const AttentionOperand& operand, int h, int j) const {
+  // The same where there may be pages; of page 0 instead of one that there is not.
+  __device__ __forceinline__ std::int64_t cached_row(const Arguments& a, const AttentionOperand& operand,
+                                                     int h, int j) const {
+    const AttentionParams& p = a.params;
     if (p.block_table == nullptr) return key_row(operand, h, j);
     const int page_size = static_cast<int>(p.page_size);
-    const std::int64_t page = p.block_table[index * p.block_table_stride + j / page_size];
+    const std::int64_t entry = index * p.block_table_stride + j / page_size;
+    std::int64_t page = p.block_table[entry];
+    if (page < 0 || page >= p.pages) {
+      raise_index_fault(a.fault, "[scaled_dot_product_attention_with_cache] block_table", page, 0, p.pages,
+                        entry);
+      page = 0;
+    }
     return page * operand.batch_stride + j % page_size * operand.seqlen_stride + h * operand.head_stride;
   }
   // Of softmax_lse and of what else there is one of for each query.

@@ -6,6 +6,7 @@
 
 #include <vector_types.h>
 
+#include "core/cuda/index_fault.h"
 #include "kernels/attention.h"
 
 namespace ergon::kernels::cuda::attention_detail {
@@ -20,6 +21,7 @@ struct Arguments {
   double softcap_inverse;          // 1 / softcap
   float exponent_scale;            // from products of q and k to exponents of 2: softmax_scale * log2(e)
   int group;                       // query heads of a key/value head
+  ergon::detail::IndexFault* fault;
 
   // Of the tensor-core kernels.
   bool featured;            // more than masks and packed batches

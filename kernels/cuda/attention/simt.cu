@@ -69,10 +69,10 @@ __device__ void load_queries(Acc* tile, const AttentionParams& p, const Item& it
                    [&](int i) { return item.query_row(operand, h, i); });
 }
 template <int kRows, class Acc>
-__device__ void load_keys(Acc* tile, const AttentionParams& p, const Item& item,
-                          const AttentionOperand& operand, int h, int first) {
-  load_tile<kRows>(tile, p, operand.data, first, item.keys,
-                   [&](int j) { return item.cached_row(p, operand, h, j); });
+__device__ void load_keys(Acc* tile, const Arguments& a, const Item& item, const AttentionOperand& operand,
+                          int h, int first) {
+  load_tile<kRows>(tile, a.params, operand.data, first, item.keys,
+                   [&](int j) { return item.cached_row(a, operand, h, j); });
 }
 
 template <class Acc>
@@ -106,20 +106,19 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
   Acc* const sp = skv + kRows * stride;            // (kRows, kRows + 1): probabilities
   const int r = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int h = blockIdx.y, hk = h / a.group;
-  const Item item(a, blockIdx.z);
+  Item item(a, blockIdx.z);
   const int first_row = blockIdx.x * kRows, row = first_row + r;
   if (first_row >= item.queries) return;
   const Scores<Acc> scores(a, p.dtype, item, h);
   const DropoutRow dropout(a, item, h, row);
 
   load_queries<kRows>(sq, p, item, p.q, h, first_row);
-  const int begin = item.first_key(first_row) / kRows * kRows;
-  const int end = item.end_key(min(first_row + kRows, item.queries) - 1);
-  Acc acc[kMaxDim / kLanes] = {};  // dimension lane + kLanes * i
+  item.keys = item.end_key(min(first_row + kRows, item.queries) - 1);  // others may hold NaN
+  Acc acc[kMaxDim / kLanes] = {};                                      // dimension lane + kLanes * i
   Acc max = -INFINITY, sum = 0;
-  for (int key0 = begin; key0 < end; key0 += kRows) {
+  for (int key0 = item.first_key(first_row); key0 < item.keys; key0 += kRows) {
     __syncthreads();
-    load_keys<kRows>(skv, p, item, p.k, hk, key0);
+    load_keys<kRows>(skv, a, item, p.k, hk, key0);
     __syncthreads();
     Acc score[kRows / kLanes], tile_max = -INFINITY;
 #pragma unroll
@@ -147,7 +146,7 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
     sum = sum * correction + sum_over_lanes(tile_sum);
     max = new_max;
     __syncthreads();
-    load_keys<kRows>(skv, p, item, p.v, hk, key0);
+    load_keys<kRows>(skv, a, item, p.v, hk, key0);
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kMaxDim / kLanes; ++i) {
@@ -232,7 +231,7 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
   Acc* const sds = sp + kRows * (kRows + 1);
   const int r = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int h = blockIdx.y, hk = h / a.group;
-  const Item item(a, blockIdx.z);
+  Item item(a, blockIdx.z);
   const int first_row = blockIdx.x * kRows, row = first_row + r;
   if (first_row >= item.queries) return;
   const Scores<Acc> scores(a, p.dtype, item, h);
@@ -241,13 +240,12 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
   load_queries<kRows>(sq, p, item, p.q, h, first_row);
   load_queries<kRows>(sdout, p, item, p.dout, h, first_row);
   const Query<Acc> query(p, item, h, row);
-  const int begin = item.first_key(first_row) / kRows * kRows;
-  const int end = item.end_key(min(first_row + kRows, item.queries) - 1);
+  item.keys = item.end_key(min(first_row + kRows, item.queries) - 1);  // others may hold NaN
   Acc acc[kMaxDim / kLanes] = {};
-  for (int key0 = begin; key0 < end; key0 += kRows) {
+  for (int key0 = item.first_key(first_row); key0 < item.keys; key0 += kRows) {
     __syncthreads();
-    load_keys<kRows>(sk, p, item, p.k, hk, key0);
-    load_keys<kRows>(sv, p, item, p.v, hk, key0);
+    load_keys<kRows>(sk, a, item, p.k, hk, key0);
+    load_keys<kRows>(sv, a, item, p.v, hk, key0);
     __syncthreads();
     score_gradients<kRows>(a, item, scores, dropout, query, sq, sdout, sk, sv, sp, sds, key0);
     __syncthreads();
@@ -285,18 +283,18 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
   Acc* const sds = sp + kRows * (kRows + 1);
   const int r = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
   const int hk = blockIdx.y, group = a.group;
-  const Item item(a, blockIdx.z);
+  Item item(a, blockIdx.z);
   const int key0 = blockIdx.x * kRows;
   if (key0 >= item.keys) return;
 
-  load_keys<kRows>(sk, p, item, p.k, hk, key0);
-  load_keys<kRows>(sv, p, item, p.v, hk, key0);
-  const int begin = item.first_query(key0) / kRows * kRows;
-  const int end = item.end_query(min(key0 + kRows, item.keys) - 1);
+  load_keys<kRows>(sk, a, item, p.k, hk, key0);
+  load_keys<kRows>(sv, a, item, p.v, hk, key0);
+  const int begin = item.first_query(key0);
+  item.queries = item.end_query(min(key0 + kRows, item.keys) - 1);  // others may hold NaN
   Acc dk[kMaxDim / kLanes] = {}, dv[kMaxDim / kLanes] = {};
   for (int h = hk * group; h < (hk + 1) * group; ++h) {
     const Scores<Acc> scores(a, p.dtype, item, h);
-    for (int row0 = begin; row0 < end; row0 += kRows) {
+    for (int row0 = begin; row0 < item.queries; row0 += kRows) {
       __syncthreads();
       load_queries<kRows>(sq, p, item, p.q, h, row0);
       load_queries<kRows>(sdout, p, item, p.dout, h, row0);

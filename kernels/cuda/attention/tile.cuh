@@ -77,9 +77,10 @@ class TileCopy {
   __device__ __forceinline__ TileCopy(const T* rows, std::int64_t stride)
       : from_(reinterpret_cast<const char*>(rows + line() * stride + chunk() * 8)) {}
 
-  // The next tile to `tile`; zero beyond its first `count` rows and head_dim.
-  __device__ __forceinline__ void next(std::uint32_t tile, std::int64_t stride, int count, int head_dim) {
-    const int lines = chunk() * 8 < head_dim ? count - line() : 0;
+  // The next tile to `tile`; zero before row `first` and from row `end` on, and beyond head_dim.
+  __device__ __forceinline__ void next(std::uint32_t tile, std::int64_t stride, int first, int end,
+                                       int head_dim) {
+    const int lines = chunk() * 8 < head_dim ? end - line() : 0;
     unrolled<kCopies>([&](auto c) {
       const char* from = from_;
       if constexpr (c > 0) {
@@ -87,7 +88,8 @@ class TileCopy {
             : "=l"(from)
             : "r"(static_cast<std::uint32_t>(stride)), "n"(2 * c * kLinesAtATime), "l"(from_));
       }
-      copy_async<16>(tile + to(c), from, c * kLinesAtATime < lines ? 16 : 0);
+      const bool valid = c * kLinesAtATime < lines && (first <= 0 || c * kLinesAtATime + line() >= first);
+      copy_async<16>(tile + to(c), from, valid ? 16 : 0);
     });
     from_ += stride * (2 * Tile::kRows);
   }
@@ -103,15 +105,17 @@ class TileCopy {
   const char* from_;
 };
 
-// The `count` rows that row_at(0), row_at(1), ... point to, into a tile; zero beyond them and head_dim.
+// The rows that row_at(first), ..., row_at(end - 1) point to, into a tile; zero in its other lines and beyond
+// head_dim.
 template <class Tile, int kThreads, class RowAt>
-__device__ __forceinline__ void copy_rows(std::uint32_t tile, int count, int head_dim, RowAt&& row_at) {
+__device__ __forceinline__ void copy_rows(std::uint32_t tile, int first, int end, int head_dim,
+                                          RowAt&& row_at) {
   using Copy = TileCopy<Tile, kThreads>;
 #pragma unroll 1
   for (int c = 0; c < Copy::kCopies; ++c) {
     const int line = Copy::line() + c * Copy::kLinesAtATime;
-    const bool valid = line < count && Copy::chunk() * 8 < head_dim;
-    copy_async<16>(tile + Copy::to(c), row_at(valid ? line : 0) + (valid ? Copy::chunk() * 8 : 0),
+    const bool valid = line >= first && line < end && Copy::chunk() * 8 < head_dim;
+    copy_async<16>(tile + Copy::to(c), row_at(valid ? line : max(first, 0)) + (valid ? Copy::chunk() * 8 : 0),
                    valid ? 16 : 0);
   }
 }

@@ -12,7 +12,8 @@ namespace {
 
 struct Results {
   std::vector<Tensor> gradients;  // of q, k and v
-  simgpu::LaunchRecord launch;
+  simgpu::LaunchRecord launch;    // of the kernel that multiplies
+  simgpu::Counters all;           // of all kernels
 };
 Results run(std::int64_t seqlen, std::int64_t num_heads, std::int64_t head_dim) {
   std::vector<Tensor> in;  // q, k, v, dout
@@ -27,9 +28,10 @@ Results run(std::int64_t seqlen, std::int64_t num_heads, std::int64_t head_dim) 
   simgpu::clear_launches();
   o.backward(in[3]);
   synchronize(Device::cuda());
-  Results results{.gradients = {in[0].grad(), in[1].grad(), in[2].grad()}, .launch = {}};
+  Results results{.gradients = {in[0].grad(), in[1].grad(), in[2].grad()}, .launch = {}, .all = {}};
   int kernels = 0;
   for (const simgpu::LaunchRecord& launch : simgpu::launches()) {
+    results.all += launch.counters;
     if (launch.kernel.find("attention_backward_mma_kernel") == std::string::npos) continue;
     results.launch = launch;
     ++kernels;
@@ -48,6 +50,25 @@ TEST(AttentionBackwardCounters, ProductsAreTheContractsAndBanksDoNotConflict) {
     const std::int64_t product = kSeqlen * kSeqlen * head_dim / (16 * 8 * 16);
     EXPECT_EQ(counters.mma_count, static_cast<std::uint64_t>((head_dim == 256 ? 7 : 5) * product));
     EXPECT_EQ(counters.shared_wavefronts, counters.shared_ideal_wavefronts);
+  }
+}
+
+// The contract's formula but for the sums' zeroes, which no kernel writes; two query heads share keys.
+TEST(AttentionBackwardCounters, BytesAreTheContractsInFullSectors) {
+  constexpr std::int64_t kSeqlen = 256, kHeads = 2;
+  for (const std::int64_t head_dim : {64, 128, 256}) {
+    SCOPED_TRACE(fmt::format("head_dim {}", head_dim));
+    const simgpu::Counters counters = run(kSeqlen, kHeads, head_dim).all;
+    const std::int64_t tiles = kSeqlen / (head_dim == 256 ? 64 : 128), splits = tiles;
+    const std::int64_t bytes =
+        kSeqlen * 8 * head_dim
+        + kHeads * kSeqlen
+              * (6 * head_dim + 12 + 4 * splits * head_dim + tiles * (4 * head_dim + 8 + 8 * head_dim));
+    // Atomic additions count as stores; they read too.
+    EXPECT_EQ(counters.global_load_bytes + counters.global_store_bytes + 4 * counters.atomics,
+              static_cast<std::uint64_t>(bytes));
+    EXPECT_EQ(counters.global_load_sectors * 32, counters.global_load_bytes);
+    EXPECT_EQ(counters.global_store_sectors * 32, counters.global_store_bytes);
   }
 }
 

@@ -1,4 +1,5 @@
-// Attention's gradients in lower precision on the device. (tests/ops/attention_test.cpp has the rest.)
+// Attention's gradients in lower precision on the device, and what only the device sees of indices.
+// (tests/ops/attention_test.cpp has the rest.)
 
 #include "ops/attention.h"
 
@@ -6,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/stream.h"
 #include "kernels/cuda/common/launch.h"
 #include "tests/support/reference.h"
 
@@ -74,6 +76,61 @@ TEST(CudaAttention, ABlockTakesTileAfterTileOfKeys) {
 
 TEST(CudaAttention, TilesOfKeysAddUpInAnyOrderIfAllowed) {
   expect_as_exact_as_the_cpus({DType::bf16, 1, 20, 300, 2, 2, 64, {.deterministic = false}});
+}
+
+using Indices = std::vector<std::int32_t>;
+
+Tensor indices(const Indices& values, const Shape& shape) {
+  return from_vector(values, shape, {DType::i32, Device::cuda()});
+}
+
+TEST(CudaAttention, CuSeqlensOutOfRangeAreNoted) {
+  const std::string op = "[scaled_dot_product_attention_varlen] ";
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Tensor q = test::uniform({6, 2, 8}, {.dtype = dtype}).to(Device::cuda());
+    const auto error = [&](const Indices& of_q, const Indices& of_k, std::int64_t longest) {
+      const Shape shape{std::ssize(of_q)};
+      return test::error_of([&] {
+        ops::scaled_dot_product_attention_varlen(q, q, q, indices(of_q, shape), indices(of_k, shape), longest,
+                                                 longest);
+        synchronize(Device::cuda());
+      });
+    };
+    EXPECT_EQ(error({1, 2, 6}, {0, 2, 6}, 6), op + "cu_seqlens_q 1 at position 0: expected one in [0, 1)");
+    EXPECT_EQ(error({0, 2, 6}, {0, -3, 6}, 6), op + "cu_seqlens_k -3 at position 1: expected one in [0, 7)");
+    EXPECT_EQ(error({0, 6, 4}, {0, 2, 6}, 6), op + "cu_seqlens_q 4 at position 2: expected one in [6, 7)");
+    EXPECT_EQ(error({0, 2, 6}, {0, 2, 5}, 6), op + "cu_seqlens_k 5 at position 2: expected one in [6, 7)");
+    EXPECT_EQ(error({0, 2, 6}, {0, 7000000, 6}, 6),
+              op + "cu_seqlens_k 7000000 at position 1: expected one in [0, 7)");
+    EXPECT_EQ(error({0, 2, 6}, {0, 3, 6}, 3),
+              op + "length by cu_seqlens_q 4 at position 1: expected one in [0, 4)");
+    EXPECT_EQ(error({0, 2, 6}, {0, 3, 6}, 6), "no error");
+  }
+}
+
+TEST(CudaAttention, ACacheOutOfRangeIsNoted) {
+  const std::string op = "[scaled_dot_product_attention_with_cache] ";
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Tensor q = test::uniform({2, 1, 2, 8}, {.dtype = dtype}).to(Device::cuda()),
+                 kv = test::uniform({2, 10, 2, 8}, {.dtype = dtype, .seed = 2}).to(Device::cuda());
+    Tensor o;
+    const auto error = [&](const Indices& seqlens_k, const Tensor& block_table = {}) {
+      return test::error_of([&] {
+        o = ops::scaled_dot_product_attention_with_cache(q, {kv, kv, indices(seqlens_k, {2}), block_table});
+        synchronize(Device::cuda());
+      });
+    };
+    EXPECT_EQ(error({3, 10}), "no error");
+    const Tensor good = o;
+    EXPECT_EQ(error({3, 11}), op + "seqlens_k 11 at position 1: expected one in [0, 11)");
+    EXPECT_TRUE(equal_bits(o[0], good[0]));  // the other item is none the worse
+    EXPECT_EQ(error({-1, 10}), op + "seqlens_k -1 at position 0: expected one in [0, 11)");
+    EXPECT_TRUE(equal_bits(o[1], good[1]));
+    EXPECT_EQ(error({3, 10}, indices({1, 2}, {2, 1})),
+              op + "block_table 2 at position 1: expected one in [0, 2)");
+    EXPECT_EQ(error({3, 11}, indices({1, -1, 0, 70000}, {2, 2})),
+              op + "block_table 70000 at position 3: expected one in [0, 2)");
+  }
 }
 
 TEST(CudaAttention, TooLargeAHeadIsAnError) {
