@@ -101,9 +101,10 @@ inline std::int64_t attention_backward_workspace(const AttentionParams&) { retur
 // item out of range counts as empty, a page as page 0, and the next synchronisation throws Error.
 //
 // bf16 and f16 whose data is aligned to 16 bytes, with head_dim and strides multiples of 8, run on tensor
-// cores (docs/attention.md); probabilities and gradients of scores are rounded to the dtype there, as products
-// need them. Everything else has one thread for a few elements, in fp32 or f64, and reads k and v once for
-// every 32 rows of q (16 for head_dim above 64, 8 in f64): tf32 products would be less exact than fp32's.
+// cores (docs/attention.md); probabilities and gradients of scores are rounded to the dtype there, as
+// products need them. Everything else has one thread for a few elements, in fp32 or f64, and reads k and v
+// once for every 32 rows of q (16 for head_dim above 64, 8 in f64): tf32 products would be less exact than
+// fp32's.
 //
 // Forward on tensor cores, bytes from memory or L2: q and o once, 4 for each row's softmax_lse, and k and v
 // once for every tile of 128 rows of q (64 for head_dim above 128) and query head, as far as any row of the
@@ -114,14 +115,15 @@ inline std::int64_t attention_backward_workspace(const AttentionParams&) { retur
 // the query heads of a group then share one tile, so that k and v are read once. The number of splits depends
 // on the device's multiprocessors, and with it the last bits.
 //
-// Backward on tensor cores, bytes from memory or L2: k, v, o, softmax_lse, dq, dk and dv once, dout once more,
-// and for every tile of 128 keys (64 for head_dim above 128) of every key/value head q, dout and two numbers
-// of the rows that see any of them, and an fp32 sum of dq for each of their elements, read and written:
+// Backward on tensor cores, bytes from memory or L2: k, v, o, softmax_lse, dq, dk and dv once, dout once
+// more, and for every tile of 128 keys (64 for head_dim above 128) of every key/value head q, dout and two
+// numbers of the rows that see any of them, and an fp32 sum of dq for each of their elements, read and
+// written:
 //   batch * (num_heads_kv * seqlen_k * 8 * head_dim + num_heads * seqlen_q
 //            * (6 * head_dim + 12 + 8 * splits * D + ceil(seqlen_k / 128) * (4 * head_dim + 8 + 8 * D)))
-// with every tile seen whole. The sums lie in the workspace, a set of them, first zeroed and at last read, for
-// each of `splits` blocks that share a key/value head: multiprocessors / (batch * num_heads_kv), at least 1
-// and at most 16 or as many as tiles; 1 if not deterministic. Its bytes:
+// with every tile seen whole. The sums lie in the workspace, a set of them, first zeroed and at last read,
+// for each of `splits` blocks that share a key/value head: multiprocessors / (batch * num_heads_kv), at least
+// 1 and at most 16 or as many as tiles; 1 if not deterministic. Its bytes:
 //   4 * splits * num_heads * 32 * (rows of q / 32 + batch) * D + 8 * num_heads * rows of q,
 // D = head_dim rounded up to 64, 128 or 256. 0 for everything else.
 namespace cuda {
