@@ -14,7 +14,7 @@ namespace {
 using namespace attention_detail;
 
 // Queries and keys of a block: their scores, and the gradients of those, lie in the second-level cache.
-int64_t block_length(int64_t head_dim) { return head_dim > 128 ? 64 : 128; }
+int64_t block_length(int64_t head_dim) { return head_dim > 128 ? 64 : head_dim > 32 ? 128 : 256; }
 
 // Which gradients of a block are wanted.
 enum class Gradient { all, of_queries, of_keys };
@@ -30,13 +30,13 @@ class Backward {
     const int64_t width = round_up(p_.head_dim, kLanes<Acc>), rows = block_ * width,
                   panels = block_ * p_.head_dim, matrix = block_ * block_;
     Acc* next =
-        thread_workspace.reserve<Acc>(6 * rows + 2 * panels + 2 * matrix + 2 * block_ + dq_rows * width);
+        thread_workspace.reserve<Acc>(6 * rows + 2 * panels + 2 * matrix + 3 * block_ + dq_rows * width);
     const auto take = [&](int64_t elements) { return std::exchange(next, next + elements); };
     k_ = {take(rows), width}, v_ = {take(rows), width}, dk_ = {take(rows), width}, dv_ = {take(rows), width};
     q_ = {take(rows), width}, dout_ = {take(rows), width};
     p_matrix_ = take(matrix), ds_matrix_ = take(matrix);
     k_panels_ = take(panels), v_panels_ = take(panels);
-    cap_slope_ = take(block_), factors_ = take(block_);
+    cap_slope_ = take(block_), factors_ = take(block_), delta_ = take(block_);
     dq_ = {take(dq_rows * width), width};
   }
 
@@ -107,13 +107,17 @@ class Backward {
     gather(item.query_rows<const T>(p_.q, head), queries, p_.head_dim, q_,
            static_cast<Acc>(p_.softmax_scale));
     gather(item.query_rows<const T>(p_.dout, head), queries, p_.head_dim, dout_);
+    for_rows_apart<false>(item.query_rows<const T>(p_.o, head), queries, p_.head_dim,
+                          [&](int64_t i, const T* o) {
+                            const int64_t row = i - queries.begin;
+                            delta_[row] = dot(dout_[row], o, p_.head_dim);
+                          });
   }
 
   // One block of queries against one of keys, both loaded: dq, dk_ and dv_ +=.
   template <Gradient gradient>
   void run_block(const Item& item, int64_t head, Range queries, Range keys, const Block<Acc>& dq) {
     const ScoreRules<T> rules(p_, item, head);
-    const Rows<const T> o = item.query_rows<const T>(p_.o, head);
     const Acc* const lse = item.lse<const Acc>(head);
     for (int64_t i = queries.begin; i < queries.end; i += kTileM) {
       const Range strip{i, std::min<int64_t>(i + kTileM, queries.end)};
@@ -125,9 +129,8 @@ class Backward {
       multiply_panels(q_[row], q_.width, count, p_.head_dim, k_panels_, seen, p, block_);
       multiply_panels(dout_[row], dout_.width, count, p_.head_dim, v_panels_, seen, ds, block_);
       for (int64_t r = 0; r < count; ++r) {
-        const Acc delta = dot(dout_[row + r], o[i + r], p_.head_dim);
         differentiate_row(rules, i + r, item.keys_of(i + r).within(keys).minus(keys.begin), keys.begin,
-                          columns, lse[i + r], delta, p + r * block_, ds + r * block_);
+                          columns.read, lse[i + r], delta_[row + r], p + r * block_, ds + r * block_);
       }
       if constexpr (gradient != Gradient::of_keys) {
         const Range some = columns.some;
@@ -151,28 +154,30 @@ class Backward {
 
   // One row of the matrices: scores become f * p, and dout v^T becomes ds; zero where it is masked.
   void differentiate_row(const ScoreRules<T>& rules, int64_t query, Range visible, int64_t first_key,
-                         const Columns& columns, Acc lse, Acc delta, Acc* p, Acc* ds) {
+                         Range read, Acc lse, Acc delta, Acc* p, Acc* ds) {
     rules.apply(p, query, visible, first_key, cap_slope_);
     if (rules.drops) rules.drop(ds, query, visible, first_key, factors_);
     // A row that sees no key has no probabilities.
     const Acc shift = lse == -std::numeric_limits<Acc>::infinity() ? -lse : lse;
-    differentiate_softmax(p + columns.seen.begin, ds + columns.seen.begin,
-                          round_up(columns.seen.end - columns.seen.begin, kRun), shift, delta);
+    differentiate_softmax(p, ds, runs_of(visible), shift * kLog2E<Acc>, delta);
     if (rules.caps)
       for (int64_t j = visible.begin; j < visible.end; ++j) ds[j] *= cap_slope_[j];
     if (rules.drops)
       for (int64_t j = visible.begin; j < visible.end; ++j) p[j] *= factors_[j];
-    columns.mask(p, visible, Acc(0));
-    columns.mask(ds, visible, Acc(0));
+    for (Acc* row : {p, ds}) {
+      fill_edges(row, visible, Acc(0));
+      clear_outside(row, visible, read);
+    }
   }
 
   // p = exp(p - lse), ds = p * (ds - delta)
-  static void differentiate_softmax(Acc* __restrict p, Acc* __restrict ds, int64_t length, Acc lse,
+  static void differentiate_softmax(Acc* __restrict p, Acc* __restrict ds, Range runs, Acc lse_log2,
                                     Acc delta) {
-    for_runs(length, [&](int64_t j) {
-      p[j] = vexp_or_zero(p[j] - lse);
+#pragma omp simd
+    for (int64_t j = runs.begin; j < runs.end; ++j) {
+      p[j] = exp_shifted(p[j], lse_log2);
       ds[j] = p[j] * (ds[j] - delta);
-    });
+    }
   }
 
   const AttentionParams& p_;
@@ -183,6 +188,7 @@ class Backward {
   Acc *p_matrix_, *ds_matrix_;  // (block, block)
   Acc *k_panels_, *v_panels_;   // k^T and v^T as B of a product
   Acc *cap_slope_, *factors_;   // (block): of a row
+  Acc* delta_;                  // (block): of the loaded queries
 };
 
 template <class T>

@@ -53,31 +53,21 @@ void store_scaled(Acc* source, int64_t n, Acc scale, T* target) {
   }
 }
 
-// f(i) for i < n, a multiple of kRun.
-template <class F>
-void for_runs(int64_t n, F&& f) {
-  for (int64_t j = 0; j < n; j += kRun) {
-#pragma omp simd
-    for (int64_t i = j; i < j + kRun; ++i) f(i);
-  }
+// exp(x - shift) as a power of two, with shift_log2 = shift * kLog2E, and zero for x = -infinity.
+template <class Acc>
+inline constexpr Acc kLog2E = static_cast<Acc>(1.4426950408889634074);
+template <class Acc>
+inline Acc exp_shifted(Acc x, Acc shift_log2) {
+  return vexp2_or_zero(x * kLog2E<Acc> - shift_log2);
 }
 
-// The largest of n numbers, NaN aside, and their sum; n is a multiple of kLanes.
+// The largest of n numbers, NaN aside; n is a multiple of kLanes.
 template <class Acc>
 Acc largest(const Acc* x, int64_t n) {
   const auto larger = [](const auto& a, const auto& b) { return b > a ? b : a; };
   Vec<Acc> result = load(x);
   for (int64_t i = kLanes<Acc>; i < n; i += kLanes<Acc>) result = larger(result, load(x + i));
   return reduce_lanes<Acc>(result, larger);
-}
-template <class Acc>
-Acc total(const Acc* x, int64_t n) {
-  Vec<Acc> even{}, odd{};
-  int64_t i = 0;
-  for (; i + 2 * kLanes<Acc> <= n; i += 2 * kLanes<Acc>)
-    even += load(x + i), odd += load(x + i + kLanes<Acc>);
-  if (i < n) even += load(x + i);
-  return reduce_lanes<Acc>(even + odd, [](const auto& a, const auto& b) { return a + b; });
 }
 
 // sum(a * b)
@@ -101,18 +91,33 @@ struct Block {
   Acc* operator[](int64_t i) const { return data + i * width; }
 };
 
-template <class T, class Acc>
-void gather(const Rows<const T>& source, Range rows, int64_t head_dim, const Block<Acc>& target,
-            Acc scale = 1) {
-  for (int64_t i = rows.begin; i < rows.end; ++i) {
-    load_scaled(source[i], head_dim, scale, target[i - rows.begin]);
+// f(i, row i) for a range of rows that lie apart in memory: short runs of it, which the hardware does not see
+// coming, so that the row kAhead further on is asked for.
+template <bool kWrite, class T, class F>
+void for_rows_apart(const Rows<T>& rows, Range range, int64_t head_dim, F&& f) {
+  constexpr int64_t kAhead = 12, kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = range.begin; i < range.end; ++i) {
+    if (i + kAhead < range.end) {
+      const T* const ahead = rows[i + kAhead];
+      for (int64_t d = 0; d < head_dim; d += kLine) __builtin_prefetch(ahead + d, kWrite);
+    }
+    f(i, rows[i]);
   }
 }
 
 template <class T, class Acc>
+void gather(const Rows<const T>& source, Range rows, int64_t head_dim, const Block<Acc>& target,
+            Acc scale = 1) {
+  for_rows_apart<false>(source, rows, head_dim, [&](int64_t i, const T* row) {
+    load_scaled(row, head_dim, scale, target[i - rows.begin]);
+  });
+}
+
+template <class T, class Acc>
 void scatter(const Block<Acc>& source, Range rows, int64_t head_dim, const Rows<T>& target, Acc scale = 1) {
-  for (int64_t i = rows.begin; i < rows.end; ++i)
-    store_scaled(source[i - rows.begin], head_dim, scale, target[i]);
+  for_rows_apart<true>(target, rows, head_dim, [&](int64_t i, T* row) {
+    store_scaled(source[i - rows.begin], head_dim, scale, row);
+  });
 }
 
 // The transpose of a block's first `rows` rows as B of a product: (rows / kTileN, head_dim, kTileN).
@@ -162,37 +167,51 @@ void accumulate_product(const Acc* a, int64_t row_stride, int64_t col_stride, in
 }
 
 // What kTileM queries or fewer, a strip, see of a block of keys, as columns of their scores: those that one
-// of them sees, the same from a whole panel on, and, in whole vectors, those that not all of them see.
+// of them sees, the same from a whole panel on, and, in whole runs, those that products with the scores read.
 struct Columns {
-  Range some, seen, left, right;
+  Range some, seen, read;
 
-  // The masked columns go on to the next multiple of `strip` on both sides, if that is inside the block.
+  // The columns that are read go on to the next multiple of `strip` on both sides, if that is in the block.
   template <class Acc>
   static Columns of(const Item& item, Range queries, Range keys, int64_t block, int64_t strip = 1) {
     const Range some = item.keys_of(queries).within(keys).minus(keys.begin);
-    const Range all =
-        Range{item.keys_of(queries.end - 1).begin, item.keys_of(queries.begin).end}.minus(keys.begin);
-    const int64_t panel = some.begin / kTileN<Acc> * kTileN<Acc>,
-                  begin = std::min(panel, some.begin / strip * strip / kRun * kRun),
-                  end = std::min(round_up(std::max(some.end, round_up(some.end, strip)), kRun), block);
+    const int64_t panel = some.begin / kTileN<Acc> * kTileN<Acc>;
     return {some,
             {panel, some.end},
-            {begin, std::clamp(round_up(std::max<int64_t>(all.begin, 0), kRun), begin, end)},
-            {std::clamp(all.end / kRun * kRun, begin, end), end}};
-  }
-
-  // row[j] = value where a query does not see column j
-  template <class Acc>
-  void mask(Acc* row, Range visible, Acc value) const {
-    for (const Range& columns : {left, right}) {
-      for (int64_t j = columns.begin; j < columns.end; j += kRun) {
-#pragma omp simd
-        for (int64_t i = j; i < j + kRun; ++i)
-          row[i] = i >= visible.begin && i < visible.end ? row[i] : value;
-      }
-    }
+            {std::min(panel, some.begin / strip * strip / kRun * kRun),
+             std::min(round_up(round_up(some.end, strip), kRun), block)}};
   }
 };
+
+// The runs in which a query sees one of the columns.
+inline Range runs_of(Range visible) {
+  if (visible.empty()) return {visible.begin / kRun * kRun, visible.begin / kRun * kRun};
+  return {visible.begin / kRun * kRun, round_up(visible.end, kRun)};
+}
+
+// row[j] = value in the runs of the visible columns for columns outside of these
+template <class Acc>
+void fill_edges(Acc* row, Range visible, Acc value) {
+  if (visible.empty()) return;
+  const Range runs = runs_of(visible);
+  const auto fill = [&](int64_t run) {
+#pragma omp simd
+    for (int64_t j = run; j < run + kRun; ++j)
+      row[j] = (j >= visible.begin) & (j < visible.end) ? row[j] : value;
+  };
+  if (runs.begin < visible.begin) fill(runs.begin);
+  if (visible.end < runs.end) fill(runs.end - kRun);
+}
+
+// row[j] = 0 for columns that are read outside of the runs of the visible ones
+template <class Acc>
+void clear_outside(Acc* row, Range visible, Range read) {
+  const Range runs = runs_of(visible);
+  for (const Range& outside :
+       {Range{read.begin, std::min(runs.begin, read.end)}, Range{std::max(runs.end, read.begin), read.end}}) {
+    for (int64_t j = outside.begin; j < outside.end; j += kLanes<Acc>) store(row + j, Vec<Acc>{});
+  }
+}
 
 // What becomes of the scores of one head of one item between the product of q and k and the softmax, and of
 // probabilities after it. Rows of scores are indexed by key - first_key.

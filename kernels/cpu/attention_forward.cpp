@@ -132,32 +132,54 @@ class Forward {
     const Range seen = columns.seen;
     if (seen.empty()) return;
     multiply_panels(q_[row], q_.width, count, p_.head_dim, k_panels_, seen, scores_, block_);
+    Range visible[kTileM];
+    Acc maxima[kTileM];
     for (int64_t r = 0; r < count; ++r) {
       const int64_t query = queries.begin + r;
-      const Range visible = item.keys_of(query).within(keys).minus(keys.begin);
+      visible[r] = item.keys_of(query).within(keys).minus(keys.begin);
       Acc* const scores = scores_ + r * block_;
-      rules.apply(scores, query, visible, keys.begin);
-      columns.mask(scores, visible, -std::numeric_limits<Acc>::infinity());
-      update_softmax(scores + seen.begin, columns.right.end - seen.begin, row + r);
-      if (rules.drops) rules.drop(scores, query, visible, keys.begin, factors_);
+      rules.apply(scores, query, visible[r], keys.begin);
+      fill_edges(scores, visible[r], -std::numeric_limits<Acc>::infinity());
+      maxima[r] = largest_of(scores, runs_of(visible[r]));
+    }
+    for (int64_t r = 0; r < count; ++r) {
+      Acc* const scores = scores_ + r * block_;
+      update_softmax(scores, runs_of(visible[r]), maxima[r], row + r);
+      if (rules.drops) rules.drop(scores, queries.begin + r, visible[r], keys.begin, factors_);
+      clear_outside(scores, visible[r], columns.read);
     }
     const Range some = columns.some;  // 0 times a value that no query sees could be NaN
     accumulate_product(scores_ + some.begin, block_, 1, count, some.end - some.begin, v_[some.begin],
                        Block<Acc>{out_[row], out_.width});
   }
 
+  static Acc largest_of(const Acc* scores, Range runs) {
+    if (runs.empty()) return -std::numeric_limits<Acc>::infinity();
+    return largest(scores + runs.begin, runs.end - runs.begin);
+  }
+
   // Turns a row's scores into exp(score - max), zero where it is masked, and the output so far to that max.
-  void update_softmax(Acc* scores, int64_t length, int64_t row) {
-    const Acc max = std::max(max_[row], largest(scores, length));
-    const Acc shift = max == -std::numeric_limits<Acc>::infinity() ? Acc(0) : max;  // nothing seen so far
-    for_runs(length, [&](int64_t j) { scores[j] = vexp_or_zero(scores[j] - shift); });
+  void update_softmax(Acc* scores, Range runs, Acc block_max, int64_t row) {
+    const Acc max = std::max(max_[row], block_max);
+    if (max == -std::numeric_limits<Acc>::infinity()) {  // nothing seen so far
+      std::fill(scores + runs.begin, scores + runs.end, Acc(0));
+      return;
+    }
+    const Acc shift = max * kLog2E<Acc>;
+    Vec<Acc> sums{};
+    for (int64_t j = runs.begin; j < runs.end; j += kLanes<Acc>) {
+#pragma omp simd
+      for (int64_t i = j; i < j + kLanes<Acc>; ++i) scores[i] = exp_shifted(scores[i], shift);
+      sums += load(scores + j);
+    }
+    const Acc sum = reduce_lanes<Acc>(sums, [](const auto& a, const auto& b) { return a + b; });
     if (max > max_[row]) {
-      const Acc correction = vexp_or_zero(max_[row] - max);  // of zeros where there was no max
+      const Acc correction = exp_shifted(max_[row], shift);  // of zeros where there was no max
       sum_[row] *= correction;
       for (int64_t d = 0; d < out_.width; ++d) out_[row][d] *= correction;
       max_[row] = max;
     }
-    sum_[row] += total(scores, length);
+    sum_[row] += sum;
   }
 
   void finish(const Item& item, int64_t head, int64_t slot, Range rows) {

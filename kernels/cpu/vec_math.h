@@ -10,7 +10,7 @@
 //   function      error    range and special values
 //   exp            1.1     all x; subnormal results too; exp(-inf) = 0, overflow to inf above 88.7228
 //   exp_normal     1.1     x < 88; exp(-87) = 1.6e-38 below -87
-//   exp_or_zero    1.1     x < 88; 0 below -87
+//   exp2_or_zero   1.0     x < 127.5; 0 below -125
 //   expm1          1.7     all x; -1 below -17.4, inf above 88.7228
 //   log            0.9     all x > 0 with subnormals; log(0) = -inf, log(x < 0) = NaN, log(inf) = inf
 //   tanh           2.7     all x; exactly +-1 beyond 9.02
@@ -90,10 +90,22 @@ inline float vexp_normal(float x) {
   return vec_math_detail::exp_unchecked(x < -87.0f ? -87.0f : x);  // a comparison that lets NaN pass
 }
 
-// exp(x) for x < 88, zero where that is below 1.6e-38: masked scores of -infinity give exact zeros.
-inline float vexp_or_zero(float x) {
-  const float y = vec_math_detail::exp_unchecked(x < -87.0f ? -87.0f : x);
-  return x < -87.0f ? 0.0f : y;
+// 2^x for x < 127.5, zero where that is below 2^-125: masked scores of -infinity give exact zeros.
+inline float vexp2_or_zero(float x) {
+  using namespace vec_math_detail;
+  constexpr float kMagic = 12582912.0f + 127.0f;  // reduce_by_ln2's, with the bias of exponents
+  const float y = x < -125.0f ? -125.0f : x;
+  const float shifted = y + kMagic;
+  const float f = y - (shifted - kMagic);  // |f| <= 1/2
+  float p = 1.532646274e-04f;
+  p = p * f + 1.339080627e-03f;
+  p = p * f + 9.618505836e-03f;
+  p = p * f + 5.550359935e-02f;
+  p = p * f + 2.402264774e-01f;
+  p = p * f + 6.931471825e-01f;
+  p = p * f + 1.0f;
+  const float scale = std::bit_cast<float>(std::bit_cast<std::uint32_t>(shifted) << 23);
+  return x < -125.0f ? 0.0f : p * scale;
 }
 
 inline float vexpm1(float x) {
@@ -179,7 +191,7 @@ inline float verf(float x) {
 
 inline double vexp(double x) { return std::exp(x); }
 inline double vexp_normal(double x) { return std::exp(x); }
-inline double vexp_or_zero(double x) { return std::exp(x); }
+inline double vexp2_or_zero(double x) { return std::exp2(x); }
 inline double vexpm1(double x) { return std::expm1(x); }
 inline double vlog(double x) { return std::log(x); }
 inline double vtanh(double x) { return std::tanh(x); }
