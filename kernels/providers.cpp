@@ -35,6 +35,7 @@ class Choice {
 
 Choice<GemmProvider> gemm_choice("ERGON_GEMM", "ergon", "cublaslt");
 Choice<ConvProvider> conv_choice("ERGON_CONV", "ergon", "cudnn");
+Choice<AttentionProvider> attention_choice("ERGON_ATTENTION", "ergon", "cudnn");
 
 }  // namespace
 
@@ -42,5 +43,7 @@ GemmProvider gemm_provider() { return gemm_choice.get(); }
 void set_gemm_provider(GemmProvider provider) { gemm_choice.set(provider); }
 ConvProvider conv_provider() { return conv_choice.get(); }
 void set_conv_provider(ConvProvider provider) { conv_choice.set(provider); }
+AttentionProvider attention_provider() { return attention_choice.get(); }
+void set_attention_provider(AttentionProvider provider) { attention_choice.set(provider); }
 
 }  // namespace ergon::kernels

@@ -1,7 +1,7 @@
 #pragma once
 
-// Whose kernels compute matrix products and convolutions on CUDA: Ergon's own, or NVIDIA's libraries, which
-// are loaded when the first product asks for them.
+// Whose kernels compute matrix products, convolutions and attention's forward on CUDA: Ergon's own, or
+// NVIDIA's libraries, which are loaded when the first of them asks for them.
 
 #include <cstdint>
 
@@ -9,13 +9,16 @@ namespace ergon::kernels {
 
 enum class GemmProvider : std::uint8_t { ergon, cublaslt };
 enum class ConvProvider : std::uint8_t { ergon, cudnn };
+enum class AttentionProvider : std::uint8_t { ergon, cudnn };
 
-// For the process. At the start what ERGON_GEMM (ergon, cublaslt) and ERGON_CONV (ergon, cudnn) of the
-// environment say, else ergon; Error for another value. A library that cannot be loaded is an Error of the
-// product or convolution that needs it; what a library has no kernel for, Ergon computes.
+// For the process. At the start what ERGON_GEMM (ergon, cublaslt), ERGON_CONV (ergon, cudnn) and
+// ERGON_ATTENTION (ergon, cudnn) of the environment say, else ergon; Error for another value. A library that
+// cannot be loaded is an Error of the op that needs it; what a library has no kernel for, Ergon computes.
 GemmProvider gemm_provider();
 void set_gemm_provider(GemmProvider provider);
 ConvProvider conv_provider();
 void set_conv_provider(ConvProvider provider);
+AttentionProvider attention_provider();
+void set_attention_provider(AttentionProvider provider);
 
 }  // namespace ergon::kernels

@@ -10,6 +10,8 @@
 #include "kernels/cuda/attention/kernel.h"
 #include "kernels/cuda/attention/shapes.h"
 #include "kernels/cuda/common/launch.h"
+#include "kernels/cuda/providers/cudnn_attention.h"
+#include "kernels/providers.h"
 
 namespace ergon::kernels::cuda {
 namespace {
@@ -108,11 +110,17 @@ Arguments backward_arguments(const AttentionParams& p) {
   return a;
 }
 
+bool by_cudnn(const AttentionParams& p) {
+  return attention_provider() == AttentionProvider::cudnn && by_tensor_cores(p);
+}
+
 }  // namespace
 
 std::int64_t attention_forward_workspace(const AttentionParams& p) {
   const Arguments a = forward_arguments(p);
-  return a.splits > 1 ? a.splits * a.statistics * (p.head_dim + 1) * std::int64_t{sizeof(float)} : 0;
+  const std::int64_t bytes =
+      a.splits > 1 ? a.splits * a.statistics * (p.head_dim + 1) * std::int64_t{sizeof(float)} : 0;
+  return by_cudnn(p) ? std::max(bytes, cudnn_attention_workspace(p)) : bytes;
 }
 
 std::int64_t attention_backward_workspace(const AttentionParams& p) {
@@ -126,6 +134,7 @@ void attention_forward(const AttentionParams& p) {
   check(p);
   const Arguments a = forward_arguments(p);
   if (a.statistics == 0) return;
+  if (by_cudnn(p) && cudnn_attention_forward(p)) return;
   if (!by_tensor_cores(p)) return launch_simt_forward(a);
   p.dtype == DType::bf16 ? launch_bf16_forward(a) : launch_f16_forward(a);
   if (a.splits > 1) launch_combine(a);

@@ -2,24 +2,16 @@
 
 #if __has_include(<cudnn.h>)
 #include <array>
-#include <map>
-#include <mutex>
 #include <optional>
 #include <string>
 
-#include <cudnn.h>
-
 #include "core/log.h"
-#include "kernels/cuda/common/launch.h"
-#include "kernels/cuda/providers/library.h"
+#include "kernels/cuda/providers/cudnn_session.h"
 
 namespace ergon::kernels::cuda {
 namespace {
 
 struct Api {
-  decltype(&cudnnCreate) create;
-  decltype(&cudnnSetStream) set_stream;
-  decltype(&cudnnGetErrorString) error_string;
   decltype(&cudnnCreateTensorDescriptor) create_tensor;
   decltype(&cudnnSetTensor4dDescriptor) set_tensor;
   decltype(&cudnnDestroyTensorDescriptor) destroy_tensor;
@@ -40,10 +32,7 @@ struct Api {
   decltype(&cudnnAddTensor) add;
 
   Api() {
-    const Library library("ERGON_CUDNN_LIBRARY", "libcudnn.so.9");
-    library.find("cudnnCreate", create);
-    library.find("cudnnSetStream", set_stream);
-    library.find("cudnnGetErrorString", error_string);
+    const Library& library = cudnn_library();
     library.find("cudnnCreateTensorDescriptor", create_tensor);
     library.find("cudnnSetTensor4dDescriptor", set_tensor);
     library.find("cudnnDestroyTensorDescriptor", destroy_tensor);
@@ -70,34 +59,7 @@ const Api& api() {
   return functions;
 }
 
-void check(cudnnStatus_t status, const char* call) {
-  ERGON_CHECK(status == CUDNN_STATUS_SUCCESS, "[conv2d] {}: {}", call, api().error_string(status));
-}
-
-// Of the current device, made once, set to its current stream; of one thread at a time.
-class Session {
- public:
-  Session() : lock_(mutex()) {
-    static std::map<int, cudnnHandle_t> handles;
-    int device = 0;
-    CUDA_CHECK(cudaGetDevice(&device));
-    handle_ = handles[device];
-    if (handle_ == nullptr) {
-      check(api().create(&handle_), "cudnnCreate");
-      handles[device] = handle_;
-    }
-    check(api().set_stream(handle_, stream()), "cudnnSetStream");
-  }
-  cudnnHandle_t handle() const { return handle_; }
-
- private:
-  static std::mutex& mutex() {
-    static std::mutex one;
-    return one;
-  }
-  std::lock_guard<std::mutex> lock_;
-  cudnnHandle_t handle_ = nullptr;
-};
+void check(cudnnStatus_t status, const char* call) { check_cudnn(status, "conv2d", call); }
 
 cudnnDataType_t data_type(DType dtype) {
   switch (dtype) {
@@ -248,7 +210,7 @@ std::optional<cudnnConvolutionBwdFilterAlgoPerf_t> backward_filter_algorithm(DTy
 bool cudnn_forward(DType dtype, const Conv2dGeometry& g, const void* x, const void* w, const void* bias,
                    void* y, void* workspace) {
   if (g.batch == 0) return false;
-  const Session session;
+  const CudnnSession session("conv2d");
   const Descriptors d(dtype, g);
   const auto algorithm = forward_algorithm(dtype, session.handle(), d);
   if (!algorithm) return false;
@@ -267,7 +229,7 @@ bool cudnn_forward(DType dtype, const Conv2dGeometry& g, const void* x, const vo
 bool cudnn_backward_input(DType dtype, const Conv2dGeometry& g, const void* dout, const void* w, void* dx,
                           void* workspace) {
   if (g.batch == 0) return false;
-  const Session session;
+  const CudnnSession session("conv2d");
   const Descriptors d(dtype, g);
   const auto algorithm = backward_data_algorithm(dtype, session.handle(), d);
   if (!algorithm) return false;
@@ -282,7 +244,7 @@ bool cudnn_backward_input(DType dtype, const Conv2dGeometry& g, const void* dout
 bool cudnn_backward_weight(DType dtype, const Conv2dGeometry& g, const void* x, const void* dout, void* dw,
                            void* workspace) {
   if (g.batch == 0) return false;
-  const Session session;
+  const CudnnSession session("conv2d");
   const Descriptors d(dtype, g);
   const auto algorithm = backward_filter_algorithm(dtype, session.handle(), d);
   if (!algorithm) return false;
@@ -296,7 +258,7 @@ bool cudnn_backward_weight(DType dtype, const Conv2dGeometry& g, const void* x, 
 
 std::int64_t cudnn_workspace(Conv2dPass pass, DType dtype, const Conv2dGeometry& g) {
   if (g.batch == 0) return 0;
-  const Session session;
+  const CudnnSession session("conv2d");
   const Descriptors d(dtype, g);
   const auto memory = [](const auto& algorithm) {
     return algorithm ? static_cast<std::int64_t>(algorithm->memory) : 0;

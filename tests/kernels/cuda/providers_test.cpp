@@ -1,13 +1,17 @@
-// Products and convolutions by cuBLASLt and cuDNN against Ergon's own. The libraries of tests/doubles take
-// their place.
+// Products, convolutions and attention by cuBLASLt and cuDNN against Ergon's own. The libraries of
+// tests/doubles take their place.
 
 #include "kernels/providers.h"
 
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#if __has_include(<cudnn_version.h>)
+#include <cudnn_version.h>
+#endif
 
 #include "kernels/gemm.h"
+#include "ops/attention.h"
 #include "ops/conv2d.h"
 #include "ops/linear.h"
 #include "ops/matmul.h"
@@ -17,6 +21,7 @@ namespace ergon {
 namespace {
 
 using kernels::Activation;
+using kernels::AttentionProvider;
 using kernels::ConvProvider;
 using kernels::GemmParams;
 using kernels::GemmProvider;
@@ -247,6 +252,94 @@ TEST_F(Cudnn, AnEmptyBatchNeedsNoLibrary) {
   y.backward(zeros(y.shape(), {.device = kCuda}));
   EXPECT_TRUE(test::near(w.grad(), std::vector<double>(54, 0)));
 }
+
+#if CUDNN_VERSION >= 91301
+class CudnnAttention : public testing::Test {
+ protected:
+  void TearDown() override {
+    kernels::set_attention_provider(AttentionProvider::ergon);
+    set_version(92600);
+  }
+  // The double's library is loaded by the first call of it.
+  void set_version(std::size_t version) {
+    void* library = dlopen(ERGON_CUDNN_DOUBLE, RTLD_NOW);
+    reinterpret_cast<void (*)(std::size_t)>(dlsym(library, "ergon_double_set_version"))(version);
+  }
+
+  struct Result {
+    Tensor o, lse;
+  };
+  static Result run(AttentionProvider provider, const std::vector<Tensor>& qkv,
+                    ops::AttentionOptions options) {
+    kernels::set_attention_provider(provider);
+    Result result;
+    options.softmax_lse = &result.lse;
+    result.o = ops::scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], options);
+    return result;
+  }
+  // Expects `calls` calls of the library, and our results: both round the same numbers, ours the
+  // probabilities too, which weigh values below 2.
+  void compare(const std::vector<Tensor>& qkv, const ops::AttentionOptions& options, int calls) {
+    const Result ours = run(AttentionProvider::ergon, qkv, options);
+    const int before = library_.calls();
+    const Result theirs = run(AttentionProvider::cudnn, qkv, options);
+    EXPECT_EQ(library_.calls() - before, calls);
+    const double unit = test::unit_roundoff(qkv[0].dtype());
+    EXPECT_TRUE(test::near(theirs.o, ours.o, {.rtol = 2 * unit, .atol = 4 * unit}));
+    // Sums of at most 16 products and of as many exponentials, and one of each of our approximations.
+    EXPECT_TRUE(test::near(theirs.lse, ours.lse, {.atol = 128 * 0x1p-24}));
+  }
+  static std::vector<Tensor> operands(DType dtype, std::int64_t seqlen_q, std::int64_t seqlen_k) {
+    std::vector<Tensor> result;
+    for (const std::int64_t i : {0, 1, 2}) {
+      const Shape shape{2, i == 0 ? seqlen_q : seqlen_k, i == 0 ? 4 : 2, 16};
+      result.push_back(
+          test::uniform(shape, {.dtype = dtype, .seed = static_cast<std::uint64_t>(i + 1)}).to(kCuda));
+    }
+    return result;
+  }
+  Double library_{"ERGON_CUDNN_LIBRARY", ERGON_CUDNN_DOUBLE};
+};
+
+TEST_F(CudnnAttention, ForwardOfGroupedHeads) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    compare(operands(dtype, 9, 13), {}, 1);
+    compare(operands(dtype, 9, 13), {.softmax_scale = 0.7}, 1);
+    compare(operands(dtype, 11, 11), {.causal = true}, 1);
+  }
+}
+
+TEST_F(CudnnAttention, TheBackwardTakesItsResults) {
+  kernels::set_attention_provider(AttentionProvider::cudnn);
+  const int before = library_.calls();
+  std::vector<Tensor> qkv = operands(DType::bf16, 8, 8);
+  for (Tensor& t : qkv) t.set_requires_grad(true);
+  const Tensor v = ones(qkv[2].shape(), qkv[2].options()).set_requires_grad(true);
+  const Tensor o = ops::scaled_dot_product_attention(qkv[0], qkv[1], v, {.causal = true});
+  o.backward(ones(o.shape(), o.options()));
+  EXPECT_EQ(library_.calls() - before, 1);
+  // Values that are all the same: o = 1, and probabilities, which add up to 1, do not matter.
+  EXPECT_TRUE(test::near(qkv[0].grad(), std::vector<double>(static_cast<std::size_t>(o.numel()), 0)));
+}
+
+TEST_F(CudnnAttention, StridedOperandsAreReadWhereTheyAre) {
+  const Tensor qkv = test::uniform({2, 7, 3 * 2 * 16}, {.dtype = DType::bf16}).to(kCuda);
+  std::vector<Tensor> parts;
+  for (const std::int64_t i : {0, 1, 2})
+    parts.push_back(qkv.slice(2, i * 32, (i + 1) * 32).view({2, 7, 2, 16}));
+  compare(parts, {.causal = true}, 1);
+}
+
+TEST_F(CudnnAttention, WhatItCannotDoErgonComputes) {
+  compare(operands(DType::f32, 5, 6), {}, 0);
+  compare(operands(DType::bf16, 5, 6), {.causal = true}, 0);
+  compare(operands(DType::bf16, 5, 6), {.window_left = 2}, 0);
+  compare(operands(DType::bf16, 5, 6), {.softcap = 2}, 0);
+  set_version(91900);  // masks came with 9.21
+  compare(operands(DType::bf16, 6, 6), {.causal = true}, 0);
+  compare(operands(DType::bf16, 6, 6), {}, 1);
+}
+#endif
 
 #endif
 
