@@ -116,7 +116,7 @@ inline std::int64_t attention_backward_workspace(const AttentionParams&) { retur
 // on the device's multiprocessors, and with it the last bits.
 //
 // Backward on tensor cores, bytes from memory or L2: k, v, o, softmax_lse, dq, dk and dv once, dout once
-// more, and for every tile of 128 keys (64 for head_dim above 128) of every key/value head q, dout and two
+// more, and for every tile of 128 keys (64 for D = 32 and 256) of every key/value head q, dout and two
 // numbers of the rows that see any of them, and an fp32 sum of dq for each of their elements, read and
 // written:
 //   batch * (num_heads_kv * seqlen_k * 8 * head_dim + num_heads * seqlen_q
@@ -125,7 +125,8 @@ inline std::int64_t attention_backward_workspace(const AttentionParams&) { retur
 // for each of `splits` blocks that share a key/value head: multiprocessors / (batch * num_heads_kv), at least
 // 1 and at most 16 or as many as tiles; 1 if not deterministic. Its bytes:
 //   4 * splits * num_heads * 32 * (rows of q / 32 + batch) * D + 8 * num_heads * rows of q,
-// D = head_dim rounded up to 64, 128 or 256. 0 for everything else.
+// D = head_dim rounded up to 32, 64, 128 or 256, with features (docs/attention.md) at least 64. 0 for
+// everything else.
 namespace cuda {
 
 void attention_forward(const AttentionParams& params);

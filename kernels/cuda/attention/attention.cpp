@@ -94,7 +94,7 @@ Arguments forward_arguments(const AttentionParams& p) {
 Arguments backward_arguments(const AttentionParams& p) {
   Arguments a = arguments_of(p);
   constexpr std::int64_t kMostSplits = 16;  // bounds the workspace
-  const int dim = padded_dim(p.head_dim);
+  const int dim = padded_dim(p.head_dim, a.featured);
   const BackwardShape shape = backward_shape(dim);
   const std::int64_t tiles = (p.seqlen_k + shape.keys() - 1) / shape.keys();
   const std::int64_t heads = std::max<std::int64_t>(p.batch * p.num_heads_kv, 1);

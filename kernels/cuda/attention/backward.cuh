@@ -352,8 +352,8 @@ void launch_backward_kernels(const Arguments& a) {
   }
   if (p.seqlen_k > 0) {
     // The plain kernel of 256 would spill registers, the one with features does not.
-    constexpr bool kAlways = kDim == 256;
-    a.featured || kAlways ? launch_backward_kernel<T, kDim, true>(a)
+    constexpr bool kAlways = kDim == 256, kNever = kDim == 32;
+    a.featured || kAlways ? launch_backward_kernel<T, kDim, !kNever>(a)
                           : launch_backward_kernel<T, kDim, kAlways>(a);
   }
   if (p.seqlen_q == 0) return;
@@ -365,9 +365,10 @@ template <class T>
 void launch_backward(const Arguments& a) {
   CUDA_CHECK(cudaMemsetAsync(a.query_sums, 0,
                              static_cast<std::size_t>(a.splits * a.split_stride) * sizeof(float), stream()));
-  const std::int64_t dim = a.params.head_dim;
-  dim <= 64    ? launch_backward_kernels<T, 64>(a)
-  : dim <= 128 ? launch_backward_kernels<T, 128>(a)
+  const int dim = padded_dim(a.params.head_dim, a.featured);
+  dim == 32    ? launch_backward_kernels<T, 32>(a)
+  : dim == 64  ? launch_backward_kernels<T, 64>(a)
+  : dim == 128 ? launch_backward_kernels<T, 128>(a)
                : launch_backward_kernels<T, 256>(a);
 }
 

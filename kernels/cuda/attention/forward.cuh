@@ -291,14 +291,15 @@ void launch_forward_kernel(const Arguments& a) {
 
 template <class T>
 void launch_forward(const Arguments& a) {
-  const std::int64_t dim = a.params.head_dim;
+  const int dim = padded_dim(a.params.head_dim, a.featured);
   if (a.featured) {
-    dim <= 64    ? launch_forward_kernel<T, 64, true>(a)
-    : dim <= 128 ? launch_forward_kernel<T, 128, true>(a)
+    dim == 64    ? launch_forward_kernel<T, 64, true>(a)
+    : dim == 128 ? launch_forward_kernel<T, 128, true>(a)
                  : launch_forward_kernel<T, 256, true>(a);
   } else {
-    dim <= 64    ? launch_forward_kernel<T, 64, false>(a)
-    : dim <= 128 ? launch_forward_kernel<T, 128, false>(a)
+    dim == 32    ? launch_forward_kernel<T, 32, false>(a)
+    : dim == 64  ? launch_forward_kernel<T, 64, false>(a)
+    : dim == 128 ? launch_forward_kernel<T, 128, false>(a)
                  : launch_forward_kernel<T, 256, false>(a);
   }
 }

@@ -6,7 +6,11 @@
 
 namespace ergon::kernels::cuda::attention_detail {
 
-constexpr int padded_dim(std::int64_t head_dim) { return head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256; }
+// Kernels with features take long to compile: there are none for 32.
+constexpr int padded_dim(std::int64_t head_dim, bool featured) {
+  if (head_dim <= 32 && !featured) return 32;
+  return head_dim <= 64 ? 64 : head_dim <= 128 ? 128 : 256;
+}
 
 // What a block of four warps works on: fragments of 16 queries of each warp, keys of a tile, tiles of keys or
 // values in shared memory at a time.
@@ -36,6 +40,8 @@ struct BackwardShape {
   constexpr int shared_bytes(int dim) const { return 2 * dim * (2 * keys() + 4 * queries) + 2 * queries * 8; }
 };
 constexpr BackwardShape backward_shape(int dim) {
+  // Gradients of the scores, keys * queries, take the place of q and dout, 2 * queries * dim.
+  if (dim <= 32) return {4, 1, 64};
   if (dim <= 64) return {8, 1, 64};
   // dk and dv of a warp take 128 registers.
   if (dim <= 128) return {8, 1, 32};

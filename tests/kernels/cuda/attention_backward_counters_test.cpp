@@ -44,7 +44,7 @@ Results run(std::int64_t seqlen, std::int64_t num_heads, std::int64_t head_dim) 
 // five of them, of which two warps compute two both at head_dim 256.
 TEST(AttentionBackwardCounters, ProductsAreTheContractsAndBanksDoNotConflict) {
   constexpr std::int64_t kSeqlen = 256;
-  for (const std::int64_t head_dim : {64, 128, 256}) {
+  for (const std::int64_t head_dim : {32, 64, 128, 256}) {
     SCOPED_TRACE(fmt::format("head_dim {}", head_dim));
     const simgpu::Counters counters = run(kSeqlen, 1, head_dim).launch.counters;
     const std::int64_t product = kSeqlen * kSeqlen * head_dim / (16 * 8 * 16);
@@ -56,10 +56,10 @@ TEST(AttentionBackwardCounters, ProductsAreTheContractsAndBanksDoNotConflict) {
 // The contract's formula but for the sums' zeroes, which no kernel writes; two query heads share keys.
 TEST(AttentionBackwardCounters, BytesAreTheContractsInFullSectors) {
   constexpr std::int64_t kSeqlen = 256, kHeads = 2;
-  for (const std::int64_t head_dim : {64, 128, 256}) {
+  for (const std::int64_t head_dim : {32, 64, 128, 256}) {
     SCOPED_TRACE(fmt::format("head_dim {}", head_dim));
     const simgpu::Counters counters = run(kSeqlen, kHeads, head_dim).all;
-    const std::int64_t tiles = kSeqlen / (head_dim == 256 ? 64 : 128), splits = tiles;
+    const std::int64_t tiles = kSeqlen / (head_dim == 256 || head_dim == 32 ? 64 : 128), splits = tiles;
     const std::int64_t bytes =
         kSeqlen * 8 * head_dim
         + kHeads * kSeqlen
