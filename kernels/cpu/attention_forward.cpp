@@ -161,11 +161,8 @@ class Forward {
   // Turns a row's scores into exp(score - max), zero where it is masked, and the output so far to that max.
   void update_softmax(Acc* scores, Range runs, Acc block_max, int64_t row) {
     const Acc max = std::max(max_[row], block_max);
-    if (max == -std::numeric_limits<Acc>::infinity()) {  // nothing seen so far
-      std::fill(scores + runs.begin, scores + runs.end, Acc(0));
-      return;
-    }
-    const Acc shift = max * kLog2E<Acc>;
+    // Nothing seen so far, or NaN.
+    const Acc shift = max == -std::numeric_limits<Acc>::infinity() ? Acc(0) : max * kLog2E<Acc>;
     Vec<Acc> sums{};
     for (int64_t j = runs.begin; j < runs.end; j += kLanes<Acc>) {
 #pragma omp simd

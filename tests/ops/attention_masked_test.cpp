@@ -87,6 +87,34 @@ TEST(AttentionMasked, QueriesWithoutKeys) {
   }
 }
 
+// What is seen shows: a NaN in q in its query, one in k in the queries that see the key, and in no others.
+TEST(AttentionMasked, ANaNThatIsSeenShows) {
+  constexpr std::int64_t kSeqlen = 70, kRow = 37;
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(fmt::format("{} head_dim {} softcap {}", name_of(c.dtype), c.head_dim, c.softcap));
+    const std::vector<Tensor> in = operands(c, kSeqlen, kSeqlen);
+    const ops::AttentionOptions options{.causal = true, .softcap = c.softcap};
+    const auto attend = [&](const Tensor& q, const Tensor& k) {
+      return run({q, k, in[2]}, in[3], options);  // o and softmax_lse, and gradients
+    };
+    const auto is_nan = [](const Tensor& t, std::int64_t begin, std::int64_t end) {
+      const Tensor rows = t.slice(1, begin, end);
+      return test::near(rows, std::vector<double>(static_cast<std::size_t>(rows.numel()), kNaN));
+    };
+    const std::vector<Tensor> expected = attend(in[0], in[1]),
+                              by_q = attend(planted(in[0], {kRow, kRow + 1}, kNaN), in[1]),
+                              by_k = attend(in[0], planted(in[1], {kRow, kRow + 1}, kNaN));
+    const auto expect_same_o = [&](const std::vector<Tensor>& got, std::int64_t begin, std::int64_t end) {
+      EXPECT_TRUE(equal_bits(got[0].slice(1, begin, end), expected[0].slice(1, begin, end)));
+    };
+    for (const std::size_t result : {0u, 2u}) EXPECT_TRUE(is_nan(by_q[result], kRow, kRow + 1)) << result;
+    expect_same_o(by_q, 0, kRow);
+    expect_same_o(by_q, kRow + 1, kSeqlen);
+    for (const std::size_t result : {0u, 2u}) EXPECT_TRUE(is_nan(by_k[result], kRow, kSeqlen)) << result;
+    expect_same_o(by_k, 0, kRow);
+  }
+}
+
 // An item of a packed batch between two others that are NaN.
 TEST(AttentionMasked, OtherItems) {
   for (const Case& c : kCases) {
