@@ -303,26 +303,42 @@ TEST(Block, SpinLockInsideAWarp) {
   expect_each(
       lock_in_a_warp, [](int) { return 496; }, 64);
 }
-// Each block waits for the one before it, whatever the order in which they begin.
-__global__ void one_after_another(volatile int* turn, int* out) {
+// Each block waits for the one before it, whatever the order in which they begin: in a loop, in one that
+// makes a call, as code without optimisation does, and in one that counts as well.
+__device__ __noinline__ int peek(volatile int* turn) { return *turn; }
+enum class Wait { kLoop, kCall, kCountedCall };
+template <Wait kWait>
+__global__ void one_after_another(volatile int* turn, int* out, int* rounds) {
   if (threadIdx.x == 0) {
-    while (*turn != static_cast<int>(blockIdx.x)) __nanosleep(100);
-    out[blockIdx.x] = static_cast<int>(blockIdx.x) * 3;
+    const int mine = static_cast<int>(blockIdx.x);
+    int n = 0;
+    if (kWait == Wait::kLoop)
+      while (*turn != mine) __nanosleep(100);
+    if (kWait == Wait::kCall)
+      while (peek(turn) != mine) __nanosleep(100);
+    if (kWait == Wait::kCountedCall)
+      while (peek(turn) != mine) ++n;
+    rounds[mine] = n;
+    out[mine] = mine * 3;
     __threadfence();
-    *turn = static_cast<int>(blockIdx.x) + 1;
+    *turn = mine + 1;
   }
   __syncthreads();
 }
-TEST(Block, BlocksWaitForEachOther) {
+template <Wait kWait>
+void expect_one_after_another(int blocks) {
   for (const uint64_t seed : {0, 3, 8}) {
     simgpu::settings().order_seed = seed;
-    DeviceArray<int> turn(std::vector<int>{0}), out(200);
-    one_after_another<<<200, 64>>>(turn, out);
+    DeviceArray<int> turn(std::vector<int>{0}), out(blocks), rounds(blocks);
+    one_after_another<kWait><<<blocks, 64>>>(turn, out, rounds);
     const std::vector<int> got = out.host();
-    for (int b = 0; b < 200; ++b) EXPECT_EQ(3 * b, got[b]);
+    for (int b = 0; b < blocks; ++b) EXPECT_EQ(3 * b, got[b]);
   }
   simgpu::settings().order_seed = 0;
 }
+TEST(Block, BlocksWaitForEachOther) { expect_one_after_another<Wait::kLoop>(200); }
+TEST(Block, BlocksWaitForEachOtherThroughCalls) { expect_one_after_another<Wait::kCall>(50); }
+TEST(Block, BlocksCountWhileTheyWait) { expect_one_after_another<Wait::kCountedCall>(4); }
 
 // --- atomics ---
 

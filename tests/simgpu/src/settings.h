@@ -17,6 +17,7 @@ struct Settings {
   bool check_leaks = true;
   bool profile = false;      // ERGON_SIMGPU_PROFILE=1: a table of the kernels at exit
   bool count_lines = false;  // ERGON_SIMGPU_PROFILE=lines: of their source lines too
+  double loop_seconds = 30;  // of processor time, in which blocks may loop and change nothing but registers
   int threads = 0;           // ERGON_SIMGPU_THREADS; 0: one for each core
 };
 Settings& settings();

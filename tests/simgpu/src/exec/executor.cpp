@@ -18,7 +18,7 @@ void report(const Warp& w, const Insn& insn, int lane, FaultKind kind, const std
     return "(" + std::to_string(x) + ", " + std::to_string(y) + ", " + std::to_string(z) + ")";
   };
   std::string text = message + "; kernel " + *launch.name;
-  if (const std::string where = launch.program->where(insn); !where.empty()) text += " at " + where;
+  if (const std::string where = launch.program->trace(insn); !where.empty()) text += " at " + where;
   text += ", block " + triple(index.x, index.y, index.z) + ", thread "
           + triple(thread % dim.x, thread / dim.x % dim.y, thread / dim.x / dim.y);
   throw Fault(kind, text);
@@ -108,6 +108,7 @@ Frame* BlockRunner::enter(Warp& w, const Function& function, Frame* caller, u32 
     }
   }
   if (frame->block_serial != block_.serial) fill_special(w, *frame);
+  if (frame == probe_.frame) probe_.frame = nullptr;
   frame->caller = caller;
   frame->lanes = lanes;
   frame->depth = caller == nullptr ? 0 : caller->depth + 1;
@@ -326,8 +327,10 @@ i32 BlockRunner::choose(Warp& w) {
 }
 
 bool BlockRunner::run_warp(Warp& w) {
+  constexpr int kTurns =
+      1024;  // a loop that makes calls takes two or more each time round, and gives way by itself
   bool progress = false;
-  for (int turns = 0; turns < 64 && !w.splits.empty(); ++turns) {
+  for (int turns = 0; turns < kTurns && !w.splits.empty(); ++turns) {
     const i32 chosen = choose(w);
     w.spun = false;
     if (chosen < 0) {

@@ -51,7 +51,14 @@ class BlockRunner {
   u32 spells_ = 0;  // turns in which some split spun
   bool waits_ = false;
   u64 turns_ = 0, clock_ = 0;
-  std::vector<std::byte> snapshot_;  // of a frame, to tell whether a loop changes anything
+  // A frame as it was at a backward branch, to tell whether the loop changes anything. It outlasts calls in
+  // the loop.
+  std::vector<std::byte> snapshot_;
+  struct {
+    const Frame* frame = nullptr;
+    i32 pc = 0;
+    u32 lanes = 0;
+  } probe_;
 };
 
 LaunchCounters execute(Launch& launch);

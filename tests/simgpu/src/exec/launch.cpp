@@ -23,7 +23,6 @@ namespace {
 
 constexpr u64 kMostResident = u64{kMultiprocessors} * 16;  // blocks of a launch that may be alive at once
 constexpr u64 kDeadlockNanoseconds = 500'000'000;  // for which every host thread has found nothing but spins
-constexpr u64 kLongestLoop = 30'000'000'000;  // in which blocks may loop and change registers, nanoseconds
 constexpr size_t kRunnersKept = 64;
 constexpr u64 kShortNanoseconds = 30'000;  // of work: waking another thread for it would take as long
 
@@ -144,7 +143,8 @@ class Grid {
           if (++idle_turns % 64 == 0 && spinning >= resident.size()) {
             const u64 now = processor_ns();
             if (idle_since == kWorking) idle_since = looping_since = now;
-            if (computes && now - looping_since < kLongestLoop) idle_since = now;
+            if (computes && now - looping_since < static_cast<u64>(settings().loop_seconds * 1e9))
+              idle_since = now;
             computes = false;
             if (all_idle()) resident.front()->report_deadlock();
             std::this_thread::yield();

@@ -283,7 +283,7 @@ bool select_matrix(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Ar
   if (o.name() == "mma" && o.has("sync")) return select_mma(d, insn, o, args);
   if (o.name() != "ldmatrix" || !o.has("m8n8") || o.type() != "b16") return false;
   insn.category = InstructionClass::kMatrixLoad;
-  insn.count = o.has("x4") ? 4 : o.has("x2") ? 2 : 1;
+  insn.count = o.has("x4") ? 4 : o.has("x2") ? 2 : o.has("x1") ? 1 : 0;
   insn.space = o.has("shared") || o.has("shared::cta") ? Space::kShared : Space::kGeneric;
   const Argument& to = args.at(0);
   const std::vector<std::string_view> names =

@@ -293,7 +293,8 @@ bool select_move(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Argu
     insn.op[1] = d.value(args.at(1), 8);
     const bool to = o.has("to");
     insn.run =
-        o.has("shared")  ? (to ? convert_address<kSharedWindow, true> : convert_address<kSharedWindow, false>)
+        o.has("shared") || o.has("shared::cta")
+            ? (to ? convert_address<kSharedWindow, true> : convert_address<kSharedWindow, false>)
         : o.has("local") ? (to ? convert_address<kLocalWindow, true> : convert_address<kLocalWindow, false>)
         : o.has("param") ? (to ? convert_address<kParamWindow, true> : convert_address<kParamWindow, false>)
                          : move<u64>;

@@ -31,7 +31,6 @@ bool BlockRunner::run_split(Warp& w, Split s) {
   u64* const executed = counts->executed.data() + function.first_count;
   Counters& counters = counts->counters;
   bool first_branch = true;  // backwards
-  i32 probe = INT32_MAX;     // the branch at which the snapshot was taken
   bool progress = false;
   i32 meeting = w.splits.empty() ? INT32_MAX : next_meeting(w, s);
   for (;;) {
@@ -65,15 +64,15 @@ bool BlockRunner::run_split(Warp& w, Split s) {
           // A loop that comes to the same place with the same registers waits for memory to change.
           const std::span now(w.file, function.frame_bytes);
           ++w.backward;
-          if (probe == s.pc) {
+          if (probe_.frame == s.frame && probe_.pc == s.pc && probe_.lanes == s.mask) {
+            probe_.frame = nullptr;
             if (std::memcmp(snapshot_.data(), now.data(), now.size()) == 0) {
               w.splits.push_back(s);
               return give_way(w, true), true;
             }
-            probe = INT32_MAX;
           } else if (w.backward % kProbeInterval == 0 || (first_branch && w.waits)) {
             snapshot_.assign(now.begin(), now.end());
-            probe = s.pc;
+            probe_ = {s.frame, s.pc, s.mask};
           }
           first_branch = false;
           s.pc = i.target;
@@ -247,7 +246,7 @@ void BlockRunner::release_barrier(bool stuck) {
       if (at[s.barrier] != nullptr && at[s.barrier] != &insn && s.expected == 0 && stuck) {
         report(w, insn, std::countr_zero(s.mask), FaultKind::kBarrierDivergence,
                "threads of the block wait at different barriers: here, and at "
-                   + program_.where(*at[s.barrier]));
+                   + program_.trace(*at[s.barrier]));
       }
       at[s.barrier] = &insn;
     }

@@ -15,9 +15,9 @@ bool Opcode::has(std::string_view modifier) const {
 std::string_view Opcode::unknown() const {
   // The default rounding, exactness and half of the product, what all accesses here are, and hints.
   constexpr std::string_view kNeutral[] = {
-      "rn",  "approx", "full", "noftz",   "lo", "wrap",    "sync",    "aligned", "cta",   "gpu",
-      "sys", "gl",     "weak", "relaxed", "sc", "acquire", "release", "acq_rel", "nc",    "ca",
-      "cg",  "cs",     "lu",   "cv",      "wb", "wt",      "v2",      "v4",      "global"};
+      "rn", "approx", "full",    "noftz", "lo",      "wrap",    "sync",    "aligned", "cta",  "gpu", "sys",
+      "gl", "weak",   "relaxed", "sc",    "acquire", "release", "acq_rel", "nc",      "ca",   "cg",  "cs",
+      "lu", "cv",     "wb",      "wt",    "v2",      "v4",      "global",  "local",   "const"};
   for (size_t k = 1; k < parts.size(); ++k) {
     const std::string_view p = parts[k];
     if ((asked >> k & 1) == 0 && type_bytes(p) == 0 && p != "pred" && !p.starts_with("L1")
@@ -28,10 +28,14 @@ std::string_view Opcode::unknown() const {
   return {};
 }
 
-std::string Program::where(const Insn& insn) const {
-  const SourceLine& line = lines[insn.line];
-  const auto file = text->files.find(line.file);
-  return file == text->files.end() ? std::string() : file->second + ":" + std::to_string(line.line);
+static std::string place(const Program& program, const SourceLine& line) {
+  const auto file = program.text->files.find(line.file);
+  return file == program.text->files.end() ? std::string() : file->second + ":" + std::to_string(line.line);
+}
+std::string Program::where(const Insn& insn) const { return place(*this, lines[insn.line]); }
+std::string Program::trace(const Insn& insn) const {
+  const u32 outermost = lines[insn.line].outermost;
+  return where(insn) + (outermost == 0 ? "" : ", inlined at " + place(*this, lines[outermost]));
 }
 
 Decoder::Decoder(const ModuleText& module, Program& program, const FunctionText& text, Function& function)
@@ -94,12 +98,31 @@ void Decoder::statement(std::string_view first) {
   instruction(first);
 }
 
-// ".loc file line column [, function_name label, inlined_at file line column]": the innermost place.
+// ".loc file line column [, function_name label, inlined_at file line column]". The place of the call has had
+// a .loc of its own, or is the kernel's own text.
 void Decoder::location() {
-  const u32 file = static_cast<u32>(s_.number()), line = static_cast<u32>(s_.number());
-  s_.rest_of_line();
-  program_.lines.push_back({file, line});
-  line_ = static_cast<u32>(program_.lines.size() - 1);
+  const auto read = [this] {
+    const u64 file = s_.number(), line = s_.number(), column = s_.number();
+    return std::array<u32, 3>{static_cast<u32>(file), static_cast<u32>(line), static_cast<u32>(column)};
+  };
+  const auto here = read();
+  u32 outermost = 0;
+  if (const size_t at = s_.position(), call = s_.rest_of_line().find("inlined_at ");
+      call != std::string_view::npos) {
+    const size_t end = s_.position();
+    s_.seek(at + call);
+    s_.word();
+    const auto [found, fresh] = places_.try_emplace(read(), 0);
+    if (fresh) {
+      program_.lines.push_back({found->first[0], found->first[1]});
+      found->second = static_cast<u32>(program_.lines.size() - 1);
+    }
+    const u32 further = program_.lines[found->second].outermost;
+    outermost = further != 0 ? further : found->second;
+    s_.seek(end);
+  }
+  program_.lines.push_back({here[0], here[1], outermost});
+  line_ = places_[here] = static_cast<u32>(program_.lines.size() - 1);
 }
 
 void Decoder::define(std::string_view name, u32 width) {

@@ -1,6 +1,7 @@
 #pragma once
 // Turns one function's text into instructions. The select_* functions, one a group of opcodes, choose an
 // instruction's handler and resolve its operands through this class.
+#include <array>
 #include <deque>
 #include <span>
 #include <string>
@@ -91,6 +92,7 @@ class Decoder {
   std::unordered_map<std::string_view, i32> tables_;
   std::vector<std::vector<std::string_view>> table_labels_;
   std::vector<std::pair<size_t, std::string_view>> branches_;
+  std::map<std::array<u32, 3>, u32> places_;           // file, line and column: the newest of Program::lines
   std::map<std::pair<u64, u32>, u32> constant_slots_;  // by value and width
   std::unordered_map<u8, u32> special_slots_;
   std::string_view opcode_;

@@ -57,6 +57,8 @@ struct Insn {
 
 struct SourceLine {
   u32 file = 0, line = 0;
+  u32 outermost =
+      0;  // index into Program::lines: of the call in the kernel's own text; 0: this is the kernel's own
 };
 
 // A .param or .reg area that is addressed by name: `bytes` for each lane, lane after lane.
@@ -148,6 +150,7 @@ struct Program {
   mutable u32 block_nanoseconds = UINT32_MAX;  // of the last launch; the executor's
   const ModuleText* text = nullptr;
   std::string where(const Insn& insn) const;  // "file.cu:12", or empty
+  std::string trace(const Insn& insn) const;  // "header.h:3, inlined at file.cu:12", or as `where`
 };
 
 std::unique_ptr<ModuleText> scan_module(std::string ptx, int device);
