@@ -225,6 +225,31 @@ CLOSE(Power, powf(x, 1.7f), 0.01f, 50, std::pow(x, static_cast<double>(1.7f)), 4
 CLOSE(ReciprocalSquareRoot, rsqrtf(x), 0.001f, 1000, 1 / std::sqrt(x), 2)
 CLOSE(CubeRoot, cbrtf(x), -100, 100, std::cbrt(x), 1)
 
+// The approximate instructions: rounded once, which is inside every bound of the PTX ISA, and a hundredth for
+// the error of the reference.
+#define APPROXIMATE(name, instruction, low, high, reference)  \
+  struct name##Instruction {                                  \
+    __device__ float operator()(float x) const {              \
+      float r;                                                \
+      asm(instruction : "=f"(r) : "f"(x));                    \
+      return r;                                               \
+    }                                                         \
+  };                                                          \
+  TEST(Approximate, name) {                                   \
+    expect_close<name##Instruction>(                          \
+        low, high, [](double x) { return reference; }, 0.51); \
+  }
+APPROXIMATE(Reciprocal, "rcp.approx.f32 %0, %1;", -100, 100, 1 / x)
+APPROXIMATE(SquareRoot, "sqrt.approx.f32 %0, %1;", 0.001f, 1000, std::sqrt(x))
+APPROXIMATE(ReciprocalSquareRoot, "rsqrt.approx.f32 %0, %1;", 0.001f, 1000, 1 / std::sqrt(x))
+APPROXIMATE(Exponential2, "ex2.approx.f32 %0, %1;", -140, 120, std::exp2(x))
+APPROXIMATE(Logarithm2, "lg2.approx.f32 %0, %1;", 0.001f, 1000, std::log2(x))
+APPROXIMATE(Sine, "sin.approx.f32 %0, %1;", -6, 6, std::sin(x))
+APPROXIMATE(Cosine, "cos.approx.f32 %0, %1;", -6, 6, std::cos(x))
+APPROXIMATE(Tangent, "tanh.approx.f32 %0, %1;", -5, 5, std::tanh(x))
+APPROXIMATE(Quotient, "div.approx.f32 %0, %1, 0f40400000;", -100, 100, x / 3)
+APPROXIMATE(FullQuotient, "div.full.f32 %0, %1, 0f40400000;", -100, 100, x / 3)
+
 // --- halves: all 2^16 values ---
 template <class H>
 __global__ void half_to_float(const u16* in, float* out) {

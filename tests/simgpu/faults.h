@@ -35,15 +35,16 @@ inline void expect_fault(simgpu::FaultKind kind, const Place& place, std::vector
   const auto fault = run(launch);
   ASSERT_TRUE(fault) << "nothing was reported; line " << test.line();
   EXPECT_EQ(fault->kind, kind) << fault->text;
-  std::ifstream source(test.file_name());
+  std::string file = test.file_name();
+  file = file.substr(file.rfind('/'));
+  std::ifstream source(SIMGPU_TEST_DIR + file);
   int line = 0, found = 0;
   for (std::string text; std::getline(source, text);) {
     ++line;
     if (text.ends_with(std::string("// bug: ") + place.bug)) found = line;
   }
   ASSERT_NE(0, found) << "no line is marked \"" << place.bug << '"';
-  const std::string file = test.file_name();
-  pieces.push_back(file.substr(file.rfind('/')) + ":" + std::to_string(found) + ", " + place.thread);
+  pieces.push_back(file + ":" + std::to_string(found) + ", " + place.thread);
   pieces.push_back(std::string("(anonymous namespace)::") + place.kernel);
   for (const std::string& piece : pieces)
     EXPECT_NE(fault->text.find(piece), std::string::npos) << piece << " is not in: " << fault->text;

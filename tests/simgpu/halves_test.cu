@@ -1,5 +1,6 @@
 // Arithmetic of f16 and bf16, packed and single: all 2^16 values of one operand against others, bit for bit
 // with the exact result in integers, rounded once.
+#include <cmath>
 #include <cstdint>
 #include <functional>
 
@@ -258,5 +259,40 @@ CASE(MaxBf16, SINGLE, "max.bf16", BINARY, kBf16, max)
 CASE(MaxBf16x2, PACKED, "max.bf16x2", BINARY, kBf16, max)
 CASE(NegateBf16x2, PACKED, "neg.bf16x2", UNARY, kBf16, neg)
 CASE(AbsoluteBf16x2, PACKED, "abs.bf16x2", UNARY, kBf16, abs)
+
+// Approximations: rounded once, which is inside the bounds of the PTX ISA, and a hundredth for the error of
+// the reference.
+template <class F>
+void expect_close(double (*reference)(double)) {
+  DeviceArray<u16> one(std::vector<u16>{0});
+  DeviceArray<u32> out(0x10000);
+  apply<F><<<256, 256>>>(one, out, 1);
+  CUDA_OK(cudaDeviceSynchronize());
+  const std::vector<u32> got = out.host();
+  const auto value = [](u16 h) {
+    const Exact x = decode(kF16, h);
+    const double magnitude = kF16.is_nan(h)        ? NAN
+                             : kF16.is_infinite(h) ? INFINITY
+                                                   : std::ldexp(static_cast<double>(x.magnitude), x.exponent);
+    return x.negative ? -magnitude : magnitude;
+  };
+  for (u32 i = 0; i < 0x10000; ++i) {
+    const double want = reference(value(static_cast<u16>(i))), is = value(static_cast<u16>(got[i]));
+    if (std::isnan(want) || std::fabs(want) >= 65520) {  // rounds to infinity
+      ASSERT_TRUE(std::isnan(want) ? std::isnan(is) : std::isinf(is)) << std::hex << i;
+      continue;
+    }
+    const double unit = std::ldexp(1, std::max(want == 0 ? -14 : std::ilogb(want), -14) - 10);
+    ASSERT_LE(std::fabs(is - want), 0.51 * unit) << std::hex << i;
+  }
+}
+PACKED(Exponential2, "ex2.approx.f16x2", UNARY)
+PACKED(Tangent, "tanh.approx.f16x2", UNARY)
+TEST(Halves, Exponential2) {
+  expect_close<Exponential2>([](double x) { return std::exp2(x); });
+}
+TEST(Halves, Tangent) {
+  expect_close<Tangent>([](double x) { return std::tanh(x); });
+}
 
 }  // namespace

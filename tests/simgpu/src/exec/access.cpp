@@ -180,6 +180,13 @@ void check_reachable(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kin
   });
 }
 
+void count_global(Work& c, u32 lanes, u32 bytes, u64 sectors, AccessKind kind) {
+  if (kind == AccessKind::kRead) {
+    ++c.global_load_requests, c.global_load_bytes += u64{lanes} * bytes, c.global_load_sectors += sectors;
+  } else {
+    ++c.global_store_requests, c.global_store_bytes += u64{lanes} * bytes, c.global_store_sectors += sectors;
+  }
+}
 void count_global(Work& c, u32 mask, const u64* addresses, u32 bytes, u64 low, u64 high, AccessKind kind) {
   const u32 lanes = static_cast<u32>(std::popcount(mask));
   u64 sectors;
@@ -196,11 +203,21 @@ void count_global(Work& c, u32 mask, const u64* addresses, u32 bytes, u64 low, u
     if (!std::is_sorted(ids, ids + n)) std::sort(ids, ids + n);
     sectors = static_cast<u64>(std::unique(ids, ids + n) - ids);
   }
-  if (kind == AccessKind::kRead) {
-    ++c.global_load_requests, c.global_load_bytes += u64{lanes} * bytes, c.global_load_sectors += sectors;
-  } else {
-    ++c.global_store_requests, c.global_store_bytes += u64{lanes} * bytes, c.global_store_sectors += sectors;
-  }
+  count_global(c, lanes, bytes, sectors, kind);
+}
+
+// All lanes, one behind the other, and no checker that wants to see them: only the first address is looked
+// at.
+bool resolve_run(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, Access& access) {
+  if (i.space != Space::kGlobal || i.address_bytes != 8 || mask != kFullMask) return false;
+  const u64* base = w.lanes<u64>(i.op[1]);
+  const Settings& s = settings();
+  if (s.check_memory || s.check_global_races || !follow(base, 0, 32, bytes)) return false;
+  const u64 low = base[0] + static_cast<u64>(i.imm);
+  for (u32 l = 0; l < 32; ++l) access.at[l] = reinterpret_cast<u8*>(low + u64{l} * bytes);
+  access.contiguous = true;
+  count_global(counts->work[i.number], 32, bytes, ((low + u64{32} * bytes - 1) >> 5) - (low >> 5) + 1, kind);
+  return true;
 }
 
 void resolve_global(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind, const u64* addresses,
@@ -385,6 +402,7 @@ void resolve_access(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
               [&](int l) { access.at[l] = reinterpret_cast<u8*>(w.file) + i.op[1] + l * i.op[2] + i.imm; });
     return;
   }
+  if (resolve_run(w, i, mask, bytes, kind, access)) return;
   u64 addresses[32];
   lane_addresses(w, i, addresses);
   switch (i.space) {

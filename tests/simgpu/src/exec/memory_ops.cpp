@@ -95,6 +95,15 @@ void load(Warp& w, const Insn& i, u32 mask) {
   }
   for (u32 k = 0; k < i.count; ++k) load_element<kSignExtend>(w.file + targets[k], i, mask, access, k);
 }
+// op: result, -, offset in the kernel's parameters, which is one for all lanes.
+template <class T>
+void load_parameter(Warp& w, const Insn& i, u32 mask) {
+  const std::span<const u8> params = w.block->launch->params;
+  if (u64{i.op[2]} + sizeof(T) > params.size()) return load<false>(w, i, mask);  // which reports it
+  T value;
+  std::memcpy(&value, params.data() + i.op[2], sizeof value);
+  map(w.lanes<T>(i.op[0]), mask, [=](int) { return value; });
+}
 void store(Warp& w, const Insn& i, u32 mask) {
   Access access;
   resolve_access(w, i, mask, u32{i.bytes} * i.count, AccessKind::kWrite, access);
@@ -264,6 +273,13 @@ bool select_memory(Decoder& d, Insn& insn, const Opcode& o, const std::vector<Ar
   d.add_operands(insn, slots);
   insn.category = category(insn, is_store);
   insn.run = is_store ? store : o.type()[0] == 's' ? load<true> : load<false>;
+  const auto parameter = insn.space == Space::kParam ? d.variable_address(place.word) : std::nullopt;
+  if (!is_store && parameter && insn.count == 1 && insn.mode == insn.bytes
+      && (insn.bytes == 4 || insn.bytes == 8)) {
+    insn.op[0] = slots[0];
+    insn.op[2] = static_cast<u32>(*parameter + static_cast<u64>(insn.imm));
+    insn.run = insn.bytes == 4 ? load_parameter<u32> : load_parameter<u64>;
+  }
   return true;
 }
 

@@ -43,6 +43,8 @@ class Decoder {
 
   // The slot of a register, number, special register or variable's address, as a value of `width` bytes.
   u32 value(std::string_view word, u32 width);
+  // Of a variable or a kernel's parameter, in its space; none where the name is another's.
+  std::optional<u64> variable_address(std::string_view name);
   u32 value(const Argument& argument, u32 width) { return value(argument.word, width); }
   // A register to write to; "_" is a slot that nobody reads.
   u32 result(std::string_view word, u32 width);
@@ -74,7 +76,6 @@ class Decoder {
   u32 allocate_bytes(u32 bytes, u32 align);
   u32 constant(u64 value, u32 width);
   const Register* find(std::string_view name) const;
-  std::optional<u64> variable_address(std::string_view name);
   void define(std::string_view name, u32 width);
   void resolve_labels();
   [[noreturn]] void fail(const std::string& problem) const;
