@@ -75,6 +75,34 @@ TEST(BadInput, ALaunchNamesTheKernelAndTheFlags) {
   simgpu::clear_fault();
 }
 
+// What ptxas does not let through, or says is slow: mma with `modifier`, a word of metadata in all lanes, and
+// a selector.
+std::string sparse_error(const char* modifier, const char* metadata, const char* selector) {
+  const std::string ptx =
+      std::string(".version 9.0\n.target sm_80\n.address_size 64\n.visible .entry multiply()\n{\n"
+                  ".reg .f32 %f<5>;\n.reg .b32 %r<3>;\nmov.f32 %f1, 0f00000000;\nmov.u32 %r1, 0;\nmov.u32 %r2, ")
+      + metadata + ";\nmma." + modifier
+      + ".sync.aligned.m16n8k32.row.col.f32.bf16.bf16.f32 {%f1,%f2,%f3,%f4}, {%r1,%r1,%r1,%r1}, "
+        "{%r1,%r1,%r1,%r1}, {%f1,%f1,%f1,%f1}, %r2, "
+      + selector + ";\nret;\n}\n";
+  const auto module = simgpu::parse_module(ptx, 0);
+  simgpu::LaunchConfig config;
+  config.grid = {1, 1, 1}, config.block = {32, 1, 1};
+  try {
+    simgpu::run_kernel(*module->find_kernel("multiply"), config, {});
+  } catch (const simgpu::Fault& fault) {
+    return fault.what();
+  }
+  return "no error";
+}
+TEST(BadInput, SparseSelectorsAndMetadata) {
+  EXPECT_HAS(sparse_error("sp::ordered_metadata", "0x44444444", "0x2"),
+             "the sparsity selector is 2; this shape has 2; kernel multiply");
+  EXPECT_EQ("no error", sparse_error("sp::ordered_metadata", "0x44444444", "0x1"));
+  EXPECT_HAS(sparse_error("sp", "0x11111115", "0x0"), "elements 1 and 1 of four, which must differ");
+  EXPECT_EQ("no error", sparse_error("sp", "0x11111111", "0x0"));
+}
+
 std::string decode_error(const std::string& body) {
   const std::string ptx =
       ".version 9.0\n.target sm_80\n.address_size 64\n.file 1 \"kernels/sum.cu\"\n.visible .entry sum(.param "

@@ -7,7 +7,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "support.h"
+#include "faults.h"
 
 namespace {
 
@@ -78,6 +78,8 @@ SPARSE_A2B2(SparseTf32K8, SP "m16n8k8.row.col.f32.tf32.tf32.f32", 0x2)
 SPARSE_A4B4(SparseTf32K16, SP "m16n8k16.row.col.f32.tf32.tf32.f32", 0x1)
 SPARSE_A2B2(SparseS8K32, SP "m16n8k32.row.col.s32.s8.s8.s32", 0x1)
 SPARSE_A4B4(SparseS8K64, SP "m16n8k64.row.col.s32.s8.s8.s32", 0x0)
+
+SPARSE_A4B4(SparseTf32K16AtZero, SP "m16n8k16.row.col.f32.tf32.tf32.f32", 0x0)
 
 enum class Element { kBf16, kF16, kTf32, kS8, kU8 };
 int bits_of(Element t) {
@@ -297,15 +299,32 @@ TEST(MmaSparse, Integers) {
   check_all<2, 2>(SparseS8K32{}, Element::kS8, Element::kS8, 32, true, 1);
   check_all<4, 4>(SparseS8K64{}, Element::kS8, Element::kS8, 64, true, 0);
 }
-TEST(MmaSparse, UnorderedMetadataIsReported) {
-  DeviceArray<unsigned> zeros(std::vector<unsigned>(4 * 32)), d(4 * 32),
-      e(std::vector<unsigned>(32, 0x1u));  // elements 1 and 0 of four
-  run_mma<4, 4, 4><<<1, 32>>>(zeros, zeros, zeros, e, d, SparseBf16K32{});
-  EXPECT_NE(cudaSuccess, cudaDeviceSynchronize());
-  ASSERT_TRUE(simgpu::last_fault().has_value());
-  EXPECT_EQ(simgpu::FaultKind::kInvalidMetadata, simgpu::last_fault()->kind);
-  EXPECT_NE(std::string::npos, simgpu::last_fault()->text.find("must ascend")) << simgpu::last_fault()->text;
-  simgpu::clear_fault();
+// Metadata that the PTX ISA leaves undefined, and a twin that it defines; the report names row and lane.
+template <int kA, int kB, class Body>
+void expect_metadata_checked(Body body, unsigned bad, unsigned good, const char* text) {
+  DeviceArray<unsigned> zeros(std::vector<unsigned>(4 * 32)), d(4 * 32);
+  for (const bool planted : {true, false}) {
+    std::vector<unsigned> metadata(32, good);
+    if (planted) metadata[20] = bad;
+    const DeviceArray<unsigned> e(metadata);
+    const auto launch = [&] { run_mma<kA, kB, 4><<<1, 32>>>(zeros, zeros, zeros, e, d, body); };
+    if (!planted) {
+      expect_quiet(launch);
+      continue;
+    }
+    const auto fault = run(launch);
+    ASSERT_TRUE(fault.has_value());
+    EXPECT_EQ(simgpu::FaultKind::kInvalidMetadata, fault->kind);
+    for (const std::string piece :
+         {text, "run_mma<", "at ", "mma_test.cu:", "block (0, 0, 0), thread (20, 0, 0)"})
+      EXPECT_NE(std::string::npos, fault->text.find(piece)) << piece << " is not in: " << fault->text;
+  }
+}
+TEST(MmaSparse, UndefinedMetadataIsReported) {
+  expect_metadata_checked<4, 4>(SparseBf16K32{}, 0x44444441, 0x44444444,
+                                "metadata of row 5 of A: elements 1 and 0 of four, which must ascend");
+  expect_metadata_checked<4, 4>(SparseTf32K16AtZero{}, 0xe4e4e4e5, 0xe4e4e4e4,
+                                "metadata 5 of row 5 of A: 4 and 14 are defined");
 }
 
 __global__ void multiply_f64(const double* a, const double* b, const double* c, double* d) {

@@ -126,14 +126,16 @@ struct Mma {
     std::fill_n(dense, M * K, Value{});
     for (int m = 0; m < M; ++m) {
       u64 bits = 0;
-      int lane = 0;
+      int lanes[kParts], part_bits = 0;
       for (int part = 0; part < kParts; ++part) {
         const MetadataPlace p = metadata_place(part, kParts, m >= 8, kBytes, static_cast<int>(selector));
-        lane = m % 8 * 4 + p.thread;
-        const u64 word = (metadata[lane] >> p.shift) & ((u64{1} << p.bits) - 1);
+        lanes[part] = m % 8 * 4 + p.thread;
+        part_bits = p.bits;
+        const u64 word = (metadata[lanes[part]] >> p.shift) & ((u64{1} << p.bits) - 1);
         bits |= word << (part * p.bits);
       }
       for (int k = 0; k < kStored; ++k, bits >>= kIndexBits) {
+        const int lane = lanes[k * kIndexBits / part_bits];
         int column;
         if constexpr (kIndexBits == 4) {  // tf32: one of two, counted in halves of 16 bits
           const u64 pair = bits & 15;
