@@ -95,6 +95,8 @@ TEST(Memory, Symbols) {
   DeviceArray<float> out(4);
   use_symbols<<<1, 4>>>(out);
   EXPECT_EQ((std::vector<float>{2, 4, 6, 8}), out.host());
+  const auto& counters = simgpu::launches().back().counters;
+  EXPECT_EQ(16u, counters.global_load_bytes);  // of the table: constants do not count
   int values[4];
   CUDA_OK(cudaMemcpyFromSymbol(values, table, sizeof values));
   EXPECT_EQ(5, values[3]);

@@ -237,6 +237,7 @@ void resolve_global(Warp& w, const Insn& i, u32 mask, u32 bytes, AccessKind kind
   }
   if (settings().check_global_races)
     check_global_races(w, i, mask, bytes, kind, addresses, access.contiguous);
+  if (i.space == Space::kConst) return;  // these come from a cache of their own
   count_global(counts->work[i.number], mask, addresses, bytes, low, high, kind);
 }
 
