@@ -63,8 +63,8 @@ inline int compile_without_spills(const std::string& source, const std::string& 
   return kernels;
 }
 
-// The shortest loop with any mma of each kernel that has one, by mangled name: the main loop, others have the
-// edges' copies too.
+// The loop of each kernel, by mangled name, in which the share of mma is largest: the main loop, others have
+// the edges' copies too.
 struct MainLoop {
   std::size_t mma = 0, instructions = 0;
   double share() const { return static_cast<double>(mma) / static_cast<double>(instructions); }
@@ -103,8 +103,7 @@ inline std::map<std::string, MainLoop> main_loops(const std::string& cubin) {
       for (std::size_t k = label->second; k <= i; ++k)
         loop.mma += f.instructions[k].find("HMMA") != std::string::npos ? 1 : 0;
       const auto known = loops.find(name);
-      if (loop.mma > 0 && (known == loops.end() || loop.instructions < known->second.instructions))
-        loops[name] = loop;
+      if (loop.mma > 0 && (known == loops.end() || loop.share() > known->second.share())) loops[name] = loop;
     }
   }
   return loops;

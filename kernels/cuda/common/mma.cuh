@@ -24,18 +24,26 @@ __device__ __forceinline__ void unrolled(F&& f) {
   (std::make_integer_sequence<int, kCount>{});
 }
 
+// x, of which the compiler then knows nothing: it computes what follows from it anew, rather than keep it in
+// registers since the last time.
+__device__ __forceinline__ int computed_anew(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // ---- cp.async: global to shared memory, past the registers. Both addresses aligned to kBytes. ----
 
-// 16 bytes go past L1; 8 and 4 have only the form that fills it.
-template <int kBytes, int kOffset = 0>
+// 16 bytes go past L1; 8 and 4 have only the form that fills it. The offsets are constants in bytes.
+template <int kBytes, int kOffset = 0, int kGlobalOffset = 0>
 __device__ __forceinline__ void copy_async(std::uint32_t shared, const void* global) {
   static_assert(kBytes == 16 || kBytes == 8 || kBytes == 4);
   if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0+%2], [%1], 16;" ::"r"(shared), "l"(global), "n"(kOffset)
+    asm volatile("cp.async.cg.shared.global [%0+%2], [%1+%3], 16;" ::"r"(shared), "l"(global), "n"(kOffset),
+                 "n"(kGlobalOffset)
                  : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0+%3], [%1], %2;" ::"r"(shared), "l"(global), "n"(kBytes),
-                 "n"(kOffset)
+    asm volatile("cp.async.ca.shared.global [%0+%3], [%1+%4], %2;" ::"r"(shared), "l"(global), "n"(kBytes),
+                 "n"(kOffset), "n"(kGlobalOffset)
                  : "memory");
   }
 }
@@ -71,15 +79,28 @@ __device__ __forceinline__ void store_shared(std::uint32_t shared, uint4 value) 
                : "memory");
 }
 
-template <int kOffset = 0>
-__device__ __forceinline__ void load_shared(std::uint32_t& r, std::uint32_t shared) {
-  asm volatile("ld.shared.b32 %0, [%1+%2];" : "=r"(r) : "r"(shared), "n"(kOffset) : "memory");
+__device__ __forceinline__ void store_shared(std::uint32_t shared, float x0, float x1) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared), "f"(x0), "f"(x1) : "memory");
+}
+
+__device__ __forceinline__ void store_shared(std::uint32_t shared, float x0, float x1, float x2, float x3) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(shared), "f"(x0), "f"(x1), "f"(x2), "f"(x3)
+               : "memory");
 }
 
 template <int kOffset = 0>
 __device__ __forceinline__ void load_shared(std::uint32_t& r0, std::uint32_t& r1, std::uint32_t shared) {
   asm volatile("ld.shared.v2.b32 {%0, %1}, [%2+%3];"
                : "=r"(r0), "=r"(r1)
+               : "r"(shared), "n"(kOffset)
+               : "memory");
+}
+
+template <int kOffset = 0>
+__device__ __forceinline__ void load_shared(std::uint32_t& r0, std::uint32_t& r1, std::uint32_t& r2,
+                                            std::uint32_t& r3, std::uint32_t shared) {
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4+%5];"
+               : "=r"(r0), "=r"(r1), "=r"(r2), "=r"(r3)
                : "r"(shared), "n"(kOffset)
                : "memory");
 }

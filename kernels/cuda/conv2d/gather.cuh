@@ -48,41 +48,31 @@ __device__ __forceinline__ void copy_chunk(const Gather& g, std::uint32_t to, co
                           inside ? 16 : 0);
 }
 
-// The place of this thread's chunks, as in Operand::Copy.
-template <class Operand>
-struct Chunks {
-  int line, chunk, to;
-
-  __device__ Chunks()
-      : line(static_cast<int>(threadIdx.x) / Operand::kChunksPerLine),
-        chunk(static_cast<int>(threadIdx.x) % Operand::kChunksPerLine),
-        to(line * Operand::kLineBytes + (chunk ^ Operand::swizzle(line)) * 16) {}
-};
-
 // Lines are pixels, from `first` on, and K runs along them.
 template <class T, class Operand>
 class PixelLines {
  public:
   __device__ PixelLines(const Gather& g, int first) {
 #pragma unroll
-    for (int c = 0; c < Operand::kCopies; ++c) {
-      const int pixel = first + chunks_.line + c * Operand::kLinesAtATime;
-      corners_[c] = corner_of(g, pixel);
-      if (pixel >= g.pixels) corners_[c].row = INT_MIN / 2;  // outside, whatever the tap
+    for (int l = 0; l < Operand::kLineCopies; ++l) {
+      const int pixel = first + places_.line + l * Operand::kLinesAtATime;
+      corners_[l] = corner_of(g, pixel);
+      if (pixel >= g.pixels) corners_[l].row = INT_MIN / 2;  // outside, whatever the tap
     }
   }
 
   // K-step `step` into the stage at address `stage`.
   __device__ __forceinline__ void copy(const Gather& g, std::uint32_t stage, int step) const {
-    const Tap tap = tap_of(g, step * Operand::kDepth + chunks_.chunk * Operand::kChunk);
-    unrolled<Operand::kCopies>([&](auto c) {
-      copy_chunk<T, c * Operand::kBetweenCopies>(g, stage + chunks_.to, corners_[c], tap, tap.exists);
+    const Tap tap = tap_of(g, step * Operand::kDepth + places_.element);
+    Operand::Places::for_each([&](auto l, auto, auto distance) {
+      copy_chunk<T, distance>(g, stage + places_.offset, corners_[l], tap, tap.exists);
     });
   }
 
  private:
-  Chunks<Operand> chunks_;
-  Corner corners_[Operand::kCopies];
+  static_assert(Operand::kCopyBytes == 16 && Operand::kCopiesInLine == 1, "one tap at a time");
+  typename Operand::Places places_;
+  Corner corners_[Operand::kLineCopies];
 };
 
 // Lines are pixels, along which lie columns of the gathered matrix, from `first` on; K runs over the pixels
@@ -90,20 +80,25 @@ class PixelLines {
 template <class T, class Operand>
 class PixelDepths {
  public:
-  __device__ PixelDepths(const Gather& g, int first, int first_pixel)
-      : tap_(tap_of(g, first + chunks_.chunk * Operand::kChunk)), pixel_(first_pixel + chunks_.line) {}
+  __device__ PixelDepths(const Gather& g, int first, int first_pixel) : pixel_(first_pixel + places_.line) {
+#pragma unroll
+    for (int c = 0; c < Operand::kCopiesInLine; ++c) {
+      taps_[c] = tap_of(g, first + places_.element + c * Operand::kNeighbours * Operand::kChunk);
+    }
+  }
 
   __device__ __forceinline__ void copy(const Gather& g, std::uint32_t stage, int step) const {
-    unrolled<Operand::kCopies>([&](auto c) {
-      const int pixel = pixel_ + step * Operand::kDepth + c * Operand::kLinesAtATime;
-      copy_chunk<T, c * Operand::kBetweenCopies>(g, stage + chunks_.to, corner_of(g, pixel), tap_,
-                                                 tap_.exists && pixel < g.pixels);
+    Operand::Places::for_each([&](auto l, auto c, auto distance) {
+      const int pixel = pixel_ + step * Operand::kDepth + l * Operand::kLinesAtATime;
+      copy_chunk<T, distance>(g, stage + places_.offset, corner_of(g, pixel), taps_[c],
+                              taps_[c].exists && pixel < g.pixels);
     });
   }
 
  private:
-  Chunks<Operand> chunks_;
-  Tap tap_;
+  static_assert(Operand::kCopyBytes == 16);
+  typename Operand::Places places_;
+  Tap taps_[Operand::kCopiesInLine];
   int pixel_;
 };
 

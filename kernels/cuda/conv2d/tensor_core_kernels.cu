@@ -30,14 +30,18 @@ __global__ void __launch_bounds__(kTiles[kTile].threads(), kTiles[kTile].blocks)
 
   typename Product::A::Copy weights;
   const int depth = p.steps * Product::kDepth;
-  weights.start({.line_stride = depth, .unit = 1}, static_cast<const T*>(p.weights), first_row, 0,
-                p.tiles_m * kT.rows, depth);
   const PixelLines<T, typename Product::B> pixels(p.gather, first_pixel);
-  typename Product::Sums sums = {};
-  product.multiply(sums, p.steps, 0, [&](int step, std::uint32_t stage_a, std::uint32_t stage_b, auto) {
-    weights.whole_step(stage_a);
-    pixels.copy(p.gather, stage_b, step);
-  });
+  typename Product::Sums sums;
+  product.multiply(
+      sums, p.steps, 0,
+      [&] {
+        weights.start({.line_stride = depth, .unit = 1}, static_cast<const T*>(p.weights), first_row, 0,
+                      p.tiles_m * kT.rows, depth);
+      },
+      [&](int step, std::uint32_t stage_a, std::uint32_t stage_b, auto) {
+        weights.whole_step(stage_a);
+        pixels.copy(p.gather, stage_b, step);
+      });
 
   int to[4];  // channel 0 of this thread's pixels
   const int pixel = first_pixel + product.run_col();
@@ -84,15 +88,18 @@ __global__ void __launch_bounds__(kTiles[kTile].threads(), kTiles[kTile].blocks)
   const int pixels = max(min(p.gather.pixels - first_pixel, p.steps_per_split * Product::kDepth), 0);
 
   typename Product::A::Copy dout;
-  dout.start({.line_stride = p.channels, .unit = 1}, static_cast<const T*>(p.dout), first_row, first_pixel,
-             p.channels, p.gather.pixels);
   const PixelDepths<T, typename Product::B> columns(p.gather, first_col, first_pixel);
-  typename Product::Sums sums = {};
-  product.multiply(sums, (pixels + Product::kDepth - 1) / Product::kDepth, 0,
-                   [&](int step, std::uint32_t stage_a, std::uint32_t stage_b, auto) {
-                     dout.aligned_step(stage_a, step);
-                     columns.copy(p.gather, stage_b, step);
-                   });
+  typename Product::Sums sums;
+  product.multiply(
+      sums, (pixels + Product::kDepth - 1) / Product::kDepth, 0,
+      [&] {
+        dout.start({.line_stride = p.channels, .unit = 1}, static_cast<const T*>(p.dout), first_row,
+                   first_pixel, p.channels, p.gather.pixels);
+      },
+      [&](int step, std::uint32_t stage_a, std::uint32_t stage_b, auto) {
+        dout.aligned_step(stage_a, step);
+        columns.copy(p.gather, stage_b, step);
+      });
 
   const int col = first_col + product.run_col();
   product.for_each_run(sums, [&](int tile_row, const float(&values)[4]) {

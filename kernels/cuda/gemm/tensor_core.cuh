@@ -13,11 +13,13 @@ namespace ergon::kernels::cuda::gemm_detail {
 struct WorkItem {
   std::int64_t outer, inner;
   int row, col, split;
+  int depth_begin, depth_end;
 };
 
 // Item `index`: splits outermost, then matrices; within a matrix, strips of kStrip tiles' height, each from
 // left to right, so that blocks at work at one time read few rows of A and columns of B, and find them in L2.
-__device__ __forceinline__ WorkItem work_item(const TensorCoreArguments& p, int index, int rows, int cols) {
+__device__ __forceinline__ WorkItem work_item(const TensorCoreArguments& p, int index, int rows, int cols,
+                                              int depth_of_step) {
   constexpr int kStrip = 8;
   const int per_matrix = p.tiles_m * p.tiles_n;
   const int split = index / p.tiles;
@@ -26,8 +28,14 @@ __device__ __forceinline__ WorkItem work_item(const TensorCoreArguments& p, int 
   const int per_strip = kStrip * p.tiles_n;
   const int first = tile / per_strip * kStrip;
   const int height = min(p.tiles_m - first, kStrip);
-  return {batch / p.batch_inner, batch % p.batch_inner, (first + tile % per_strip % height) * rows,
-          tile % per_strip / height * cols, split};
+  const int depth = p.steps_per_split * depth_of_step, begin = min(split * depth, p.K);
+  return {batch / p.batch_inner,
+          batch % p.batch_inner,
+          (first + tile % per_strip % height) * rows,
+          tile % per_strip / height * cols,
+          split,
+          begin,
+          begin + min(depth, p.K - begin)};
 }
 
 template <class Math, int kTile, bool kADepth, bool kBDepth>
@@ -45,35 +53,36 @@ __global__ void __launch_bounds__(kTiles[kTile].threads(), kTiles[kTile].blocks)
 
   for (int index = static_cast<int>(blockIdx.x); index < p.tiles * p.splits;
        index += static_cast<int>(gridDim.x)) {
-    const WorkItem item = work_item(p, index, kT.rows, kT.cols);
-    const int first_depth = item.split * p.steps_per_split * kDepth;
-    const int depth = max(min(p.K - first_depth, p.steps_per_split * kDepth), 0);  // of this split
+    const auto item_now = [&] { return work_item(p, computed_anew(index), kT.rows, kT.cols, kDepth); };
+    const WorkItem item = item_now();
+    const int depth = item.depth_end - item.depth_begin;
     // Steps before this one lie within the matrices.
     const bool inside = item.row + kT.rows <= p.M && item.col + kT.cols <= p.N && p.a.bytes_at_a_time == 16
                         && p.b.bytes_at_a_time == 16;
     const int whole_steps = inside ? depth / kDepth : 0;
-    copy_a.start(
-        p.a, static_cast<const T*>(p.a.data) + item.outer * p.a.outer_stride + item.inner * p.a.inner_stride,
-        item.row, first_depth, p.M, first_depth + depth);
-    copy_b.start(
-        p.b, static_cast<const T*>(p.b.data) + item.outer * p.b.outer_stride + item.inner * p.b.inner_stride,
-        item.col, first_depth, p.N, first_depth + depth);
-    typename Product::Sums sums = {};
-    product.multiply(sums, (depth + kDepth - 1) / kDepth, whole_steps,
-                     [&](int step, std::uint32_t stage_a, std::uint32_t stage_b, auto whole) {
-                       if constexpr (whole) {
-                         copy_a.whole_step(stage_a);
-                         copy_b.whole_step(stage_b);
-                       } else {
-                         copy_a.step(p.a, stage_a, step);
-                         copy_b.step(p.b, stage_b, step);
-                       }
-                     });
+    typename Product::Sums sums;
+    product.multiply(
+        sums, (depth + kDepth - 1) / kDepth, whole_steps,
+        [&] {
+          const WorkItem in = item_now();
+          const auto matrix = [&](const Source& source) {
+            return static_cast<const T*>(source.data) + in.outer * source.outer_stride
+                   + in.inner * source.inner_stride;
+          };
+          copy_a.start(p.a, matrix(p.a), in.row, in.depth_begin, p.M, in.depth_end);
+          copy_b.start(p.b, matrix(p.b), in.col, in.depth_begin, p.N, in.depth_end);
+        },
+        [&](int step, std::uint32_t stage_a, std::uint32_t stage_b, auto whole) {
+          if constexpr (whole) {
+            copy_a.whole_step(stage_a);
+            copy_b.whole_step(stage_b);
+          } else {
+            copy_a.step(p.a, stage_a, step);
+            copy_b.step(p.b, stage_b, step);
+          }
+        });
 
-    int same_index = index;
-    asm volatile(""
-                 : "+r"(same_index));  // computes `out` anew, rather than keep `item` in registers until here
-    const WorkItem out = work_item(p, same_index, kT.rows, kT.cols);
+    const WorkItem out = item_now();
     const std::int64_t matrix = out.split * p.split_stride + out.outer * p.epilogue.outer_stride
                                 + out.inner * p.epilogue.inner_stride;
     const int col = out.col + product.run_col();
