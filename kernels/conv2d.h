@@ -53,7 +53,7 @@ void conv2d_backward_weight(DType dtype, const Conv2dGeometry& geometry, const v
 
 // Products with a matrix that is never stored: its elements are gathered tile by tile ("implicit GEMM",
 // Chetlur et al., arXiv 1410.0759). On tensor cores for one group of channels of f32, bf16 or f16, unless
-// bf16 or f16 have a single channel on either side; then each f32 product is within 2^-21, and the workspace
+// bf16 or f16 have a single channel on either side; then each f32 product is within 2^-19, and the workspace
 // holds x or dout with the channels last. dw is summed in a number of parts that the geometry alone
 // determines. All tensors below 2^31 elements, else Error.
 namespace cuda {

@@ -77,7 +77,7 @@ void gemm(const GemmParams& params);
 namespace cuda {
 
 // On tensor cores where a and b are bf16, f16 or f32 (strides of up to 2^24 bytes from line to line): f32 in
-// three passes of tf32, each product within 2^-21, or with allow_tf32 in one, within 2^-9; two different
+// three passes of tf32, each product within 2^-19, or with allow_tf32 in one, within 2^-9; two different
 // dtypes as f32, converted into the workspace. f64, and two dtypes without workspace, take a plain kernel.
 // 16-byte copies where a and b have a unit stride and pointers and other strides are multiples of 16 bytes;
 // rows of C in vectors of four elements where they are aligned for it. Bytes read of a and b: for tiles of BM
