@@ -83,6 +83,16 @@ Pointer batch_entry(const GemmOperand<Pointer>& x, int64_t outer, int64_t inner)
   return static_cast<Byte*>(x.data) + (outer * x.outer_stride + inner * x.inner_stride) * size_of(x.dtype);
 }
 
+// The pre-activation is read again in the backward: by then as much as a second-level cache is long gone.
+bool streams_pre_activation(const GemmParams& p) {
+  constexpr std::int64_t kSecondLevel = 1 << 20, kVector = kVectorBytes / static_cast<int>(sizeof(float));
+  return p.pre_activation != nullptr && !p.activation_backward && p.c.dtype == DType::f32
+         && p.M * p.N * static_cast<std::int64_t>(sizeof(float)) >= kSecondLevel && p.c.col_stride == 1
+         && reinterpret_cast<std::uintptr_t>(p.pre_activation) % kVectorBytes == 0
+         && p.c.row_stride % kVector == 0 && p.c.outer_stride % kVector == 0
+         && p.c.inner_stride % kVector == 0;
+}
+
 template <class T>
 Problem<T> make_problem(const GemmParams& params, const T* bias, int64_t index) {
   const int64_t outer = index / params.batch_inner, inner = index % params.batch_inner;
@@ -100,6 +110,7 @@ Problem<T> make_problem(const GemmParams& params, const T* bias, int64_t index) 
       .beta = static_cast<T>(params.beta),
       .activation = params.activation,
       .activation_backward = params.activation_backward,
+      .streams_pre_activation = streams_pre_activation(params),
   };
   if (params.pre_activation != nullptr) {
     p.pre_activation = static_cast<char*>(params.pre_activation)

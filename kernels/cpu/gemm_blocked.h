@@ -53,6 +53,7 @@ class BlockedGemm {
         }
       }
     }
+    if (p_.streams_pre_activation) drain_streams();
   }
 
  private:
@@ -132,6 +133,7 @@ class BlockedGemm {
       args.accumulate = beta == T(1);
       return run_tile(args, rows, vectors);
     }
+    if (epilogue) ask_for_operands(offset * element_, rows, columns);
     alignas(kVectorBytes) T buffer[kTileM * kTileN<T>];
     args.c = plan_.scratch_c ? scratch_ + i * plan_.block_n + j : buffer;
     args.ldc = plan_.scratch_c ? plan_.block_n : kTileN<T>;
@@ -139,6 +141,18 @@ class BlockedGemm {
     run_tile(args, rows, vectors);
     if (plan_.scratch_c && !last) return;
     finish_tile(p_, {args.c, args.ldc, rows, columns}, block.i + i, block.j + j, beta, last);
+  }
+
+  // The lines of a tile that the epilogue reads or writes besides C's come while its sums are made.
+  void ask_for_operands(int64_t offset, int rows, int columns) const {
+    const void* pre_activation = p_.streams_pre_activation ? nullptr : p_.pre_activation;
+    for (const void* operand : {pre_activation, p_.residual}) {
+      if (operand == nullptr) continue;
+      const char* row = static_cast<const char*>(operand) + offset;
+      for (int i = 0; i < rows; ++i, row += p_.c.row * element_) {
+        for (int64_t byte = 0; byte < columns * element_; byte += 64) __builtin_prefetch(row + byte, 1);
+      }
+    }
   }
 
   const Problem<T>& p_;

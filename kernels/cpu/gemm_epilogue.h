@@ -29,6 +29,7 @@ struct TileOutput {
   C* pre_activation;  // null: none; c's strides
   const C* residual;  // likewise
   bool activation_backward;
+  bool streams_pre_activation;
   const T* bias;  // null: none
   T beta;         // 0: c is not read
 };
@@ -68,6 +69,14 @@ inline void write_row(const T* row, C* c, int64_t stride, int cols) {
   for (int j = 0; j < cols; ++j) c[j * stride] = static_cast<C>(row[j]);
 }
 
+// A row of a full tile past the caches.
+template <class T, class C>
+inline void stream_row(const T* row, C* c) {
+  if constexpr (std::is_same_v<C, float>) {
+    for (int j = 0; j < kTileN<T>; j += kLanes<T>) stream(c + j, load(row + j));
+  }
+}
+
 // kWhole: a full tile of columns one element apart in c, which the compiler can unroll.
 template <Activation kActivation, bool kWhole, class C, class T>
 void finish_rows(const Tile<T>& tile, const TileOutput<C, T>& out) {
@@ -90,7 +99,8 @@ void finish_rows(const Tile<T>& tile, const TileOutput<C, T>& out) {
       multiply_by_derivative<kActivation>(row, other, columns);
     } else {
       if (out.pre_activation != nullptr) {
-        write_row(row, out.pre_activation + i * out.row_stride, stride, columns);
+        C* pre = out.pre_activation + i * out.row_stride;
+        kWhole&& out.streams_pre_activation ? stream_row(row, pre) : write_row(row, pre, stride, columns);
       }
       activate<kActivation>(row, columns);
     }
@@ -126,6 +136,7 @@ void finish_tile(const Problem<T>& p, const Tile<T>& tile, int64_t i, int64_t j,
                             .pre_activation = nullptr,
                             .residual = nullptr,
                             .activation_backward = false,
+                            .streams_pre_activation = p.streams_pre_activation,
                             .bias = nullptr,
                             .beta = beta};
     if (!complete) return finish_rows<Activation::none>(tile, out);

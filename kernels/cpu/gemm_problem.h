@@ -31,6 +31,7 @@ struct Problem {
   T alpha, beta;
   Activation activation;
   bool activation_backward;
+  bool streams_pre_activation;  // past the caches; whole vectors of it are aligned
 };
 
 // Calls f(TypeTag<S>{}) with the type of one of the dtypes that go with T.

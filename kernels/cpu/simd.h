@@ -1,14 +1,14 @@
 #pragma once
 
-// Fixed-width vectors (the compiler's vector extensions, no intrinsics but for fp16), as wide as the widest
-// register of the target, with loads that convert bf16 and f16 to float.
+// Fixed-width vectors (the compiler's vector extensions, no intrinsics but for fp16 and stores past the
+// caches), as wide as the widest register of the target, with loads that convert bf16 and f16 to float.
 
 #include <bit>
 #include <cstdint>
 #include <cstring>
 #include <utility>
 
-#ifdef __F16C__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -49,6 +49,26 @@ inline Vec<double> load(const double* source) {
 }
 inline void store(float* target, Vec<float> v) { std::memcpy(target, &v, sizeof v); }
 inline void store(double* target, Vec<double> v) { std::memcpy(target, &v, sizeof v); }
+
+// Past the caches, where the target has such stores: for what is not read again soon, so that it neither has
+// to be fetched first nor drives out what is. `target` is a multiple of kVectorBytes. What was stored is seen
+// by others after drain_streams().
+inline void stream(float* target, Vec<float> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(target, std::bit_cast<__m512>(v));
+#elif defined(__AVX__)
+  _mm256_stream_ps(target, std::bit_cast<__m256>(v));
+#elif defined(__SSE2__)
+  _mm_stream_ps(target, std::bit_cast<__m128>(v));
+#else
+  store(target, v);
+#endif
+}
+inline void drain_streams() {
+#ifdef __SSE2__
+  _mm_sfence();
+#endif
+}
 
 // bf16 is the upper half of a float.
 inline Vec<float> load(const bf16* source) {

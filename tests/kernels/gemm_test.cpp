@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "core/parallel.h"
+#include "core/tensor.h"
 #include "tests/kernels/gemm_fixture.h"
 
 namespace ergon::kernels {
@@ -331,6 +332,23 @@ TEST(GemmThreads, CallsFromAParallelRegionRunSideBySide) {
     for (std::int64_t i = begin; i < end; ++i) got[static_cast<std::size_t>(i)] = product(64, 100, 200);
   });
   for (const auto& c : got) EXPECT_TRUE(c == expected);
+}
+
+// Large and aligned, the pre-activation is stored past the caches; the last columns are half a tile.
+TEST(GemmPreActivation, IsThePlainProductWhereItIsStoredPastTheCaches) {
+  const std::int64_t M = 300, N = 1040, K = 4;
+  const Tensor a = randn({M, K}), b = randn({K, N}), c = empty({M, N});
+  const Tensor plain = full({M, N}, NAN), pre = full({M, N}, NAN);
+  GemmParams params = {.M = M, .N = N, .K = K};
+  params.a = {a.data_ptr(), DType::f32, K, 1};
+  params.b = {b.data_ptr(), DType::f32, N, 1};
+  params.c = {plain.data_ptr(), DType::f32, N, 1};
+  cpu::gemm(params);
+  params.c.data = c.data_ptr();
+  params.activation = Activation::relu;
+  params.pre_activation = pre.data_ptr();
+  cpu::gemm(params);
+  EXPECT_TRUE(equal_bits(pre, plain));
 }
 
 std::string error_of(const GemmParams& params) {
