@@ -20,24 +20,28 @@ constexpr std::int64_t kRun = 256;  // columns at a time in registers and small 
 
 thread_local Workspace sums_workspace;  // of all threads of the team that this thread starts
 
-// dpre[c] = dout[c] * act'(pre[c])
+// dpre[c] = dout[c] * act'(pre[c]); dpre may be pre
 template <class Acc>
-void multiply_by_derivative(Activation activation, const Acc* __restrict dout, const Acc* __restrict pre,
-                            Acc* __restrict dpre, std::int64_t n) {
+void multiply_by_derivative(Activation activation, const Acc* dout, const Acc* pre, Acc* dpre,
+                            std::int64_t n) {
   switch (activation) {
     case Activation::none:
       std::copy_n(dout, n, dpre);
       return;
     case Activation::relu:
+#pragma omp simd
       for (std::int64_t i = 0; i < n; ++i) dpre[i] = pre[i] > Acc(0) ? dout[i] : Acc(0);
       return;
     case Activation::gelu_tanh:
+#pragma omp simd
       for (std::int64_t i = 0; i < n; ++i) dpre[i] = dout[i] * gelu_tanh_grad(pre[i]);
       return;
     case Activation::gelu_erf:
+#pragma omp simd
       for (std::int64_t i = 0; i < n; ++i) dpre[i] = dout[i] * gelu_erf_grad(pre[i]);
       return;
     case Activation::silu:
+#pragma omp simd
       for (std::int64_t i = 0; i < n; ++i) dpre[i] = dout[i] * silu_grad(pre[i]);
       return;
   }
@@ -64,14 +68,18 @@ void block_backward(const BiasActivationBackward& p, std::int64_t r0, std::int64
   for (std::int64_t r = r0; r < r1; ++r) {
     for (std::int64_t c = c0; c < c1; c += kRun) {
       const std::int64_t at = r * p.cols + c, n = std::min(kRun, c1 - c);
+      T* const dpre = p.dpre == nullptr ? nullptr : static_cast<T*>(p.dpre) + at;
       const Acc* row = widened(static_cast<const T*>(p.dout) + at, dout_buffer.data(), n);
       if (p.activation != Activation::none) {
         const Acc* pre = widened(static_cast<const T*>(p.pre) + at, pre_buffer.data(), n);
-        multiply_by_derivative(p.activation, row, pre, product.data(), n);
-        row = product.data();
+        Acc* target = product.data();
+        if constexpr (std::is_same_v<T, Acc>)
+          if (dpre != nullptr) target = dpre;
+        multiply_by_derivative(p.activation, row, pre, target, n);
+        row = target;
       }
       for (std::int64_t i = 0; sums != nullptr && i < n; ++i) sums[c + i] += row[i];
-      if (p.dpre != nullptr) convert_run(row, static_cast<T*>(p.dpre) + at, n);
+      if (dpre != nullptr && static_cast<const void*>(row) != dpre) convert_run(row, dpre, n);
     }
   }
 }

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "kernels/reduce.h"
 
@@ -46,6 +47,12 @@ struct VectorOf {
   static constexpr int lanes = 64 / sizeof(T);
 };
 
+// Lanes i and i ^ step swap.
+template <class T, int step, class V, std::size_t... kIndex>
+inline V swap_lanes(const V& v, std::index_sequence<kIndex...>) {
+  return __builtin_shufflevector(v, v, static_cast<int>(kIndex ^ step)...);
+}
+
 // so_far = op(so_far, x), lane by lane.
 template <ReduceOp op, NanMode mode, class V>
 inline void combine_into(V& so_far, const V& x) {
@@ -56,6 +63,17 @@ inline void combine_into(V& so_far, const V& x) {
     so_far = (kSkip ? x > so_far : (x > so_far) | (x != x)) ? x : so_far;
   } else {
     so_far = (kSkip ? x < so_far : (x < so_far) | (x != x)) ? x : so_far;
+  }
+}
+
+// op over all lanes, halves against each other, into lane 0.
+template <ReduceOp op, NanMode mode, class T, int step = VectorOf<T>::lanes / 2, class V>
+inline T fold(V& v) {
+  if constexpr (step == 0) {
+    return v[0];
+  } else {
+    combine_into<op, mode>(v, swap_lanes<T, step>(v, std::make_index_sequence<VectorOf<T>::lanes>{}));
+    return fold<op, mode, T, step / 2>(v);
   }
 }
 
@@ -77,16 +95,15 @@ inline T reduce_short(const T* x, std::int64_t n) {
     std::memcpy(&value, x + i, sizeof(value));
     combine_into<op, mode>(parts[0], value);
   }
-  T lanes[kLanes];
   combine_into<op, mode>(parts[0], parts[1]);
   combine_into<op, mode>(parts[2], parts[3]);
   combine_into<op, mode>(parts[0], parts[2]);
-  std::memcpy(lanes, parts, sizeof(lanes));
-  for (int j = 0; i < n; ++i, ++j) lanes[j] = combine<op, mode>(lanes[j], x[i]);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int j = 0; j < width; ++j) lanes[j] = combine<op, mode>(lanes[j], lanes[j + width]);
+  if (i < n) {
+    V rest = V{} + identity<T>(op);
+    std::memcpy(&rest, x + i, static_cast<std::size_t>(n - i) * sizeof(T));
+    combine_into<op, mode>(parts[0], rest);
   }
-  return lanes[0];
+  return fold<op, mode, T>(parts[0]);
 }
 
 }  // namespace row_reduce_detail
@@ -105,17 +122,22 @@ inline T reduce_run(const T* x, std::int64_t n) {
 template <class T, class Term>
 inline T sum_of(std::int64_t n, Term&& term) {
   constexpr int kLanes = row_reduce_detail::VectorOf<T>::lanes;
-  T lanes[kLanes] = {};
+  typename row_reduce_detail::VectorOf<T>::type sums{}, terms{};
+  T lanes[kLanes];
   std::int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
 #pragma omp simd
-    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += term(i + lane);
+    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = term(i + lane);
+    std::memcpy(&terms, lanes, sizeof(terms));
+    sums += terms;
   }
-  for (int lane = 0; i < n; ++i, ++lane) lanes[lane] += term(i);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  if (i < n) {
+    std::fill_n(lanes, kLanes, T(0));
+    for (int lane = 0; i < n; ++i, ++lane) lanes[lane] = term(i);
+    std::memcpy(&terms, lanes, sizeof(terms));
+    sums += terms;
   }
-  return lanes[0];
+  return row_reduce_detail::fold<ReduceOp::sum, NanMode::propagate, T>(sums);
 }
 
 }  // namespace ergon::kernels::cpu
