@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "core/stream.h"
@@ -62,6 +63,9 @@ namespace detail {
 
 // A view of `base` without gradient history.
 Tensor make_view(const Tensor& base, const Shape& shape, const Strides& strides, std::int64_t offset);
+// The tensor of which these are the pieces along `dim`, without a copy, if they lie side by side in one
+// storage; else an undefined tensor. Not recorded for the backward.
+Tensor joined_in_place(std::span<const Tensor> pieces, std::int64_t dim);
 
 }  // namespace detail
 

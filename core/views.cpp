@@ -24,6 +24,26 @@ Tensor make_view(const Tensor& base, const Shape& shape, const Strides& strides,
   return Tensor(std::move(impl));
 }
 
+Tensor joined_in_place(std::span<const Tensor> pieces, std::int64_t dim) {
+  if (pieces.empty() || !pieces[0].defined() || pieces[0].dim() == 0) return {};
+  const Tensor& first = pieces[0];
+  const int along = wrap_dim(dim, first.dim(), "joined_in_place");
+  Shape shape = first.shape();
+  shape[along] = 0;
+  for (const Tensor& piece : pieces) {
+    if (!piece.defined() || piece.dim() != first.dim()) return {};
+    Shape expected = first.shape();
+    expected[along] = piece.shape()[along];
+    if (piece.shape() != expected || piece.strides() != first.strides() || piece.dtype() != first.dtype()
+        || piece.impl()->storage != first.impl()->storage
+        || piece.impl()->offset != first.impl()->offset + shape[along] * first.strides()[along]) {
+      return {};
+    }
+    shape[along] += piece.shape()[along];
+  }
+  return make_view(first, shape, first.strides(), first.impl()->offset);
+}
+
 }  // namespace detail
 
 namespace {
@@ -287,7 +307,8 @@ std::vector<Tensor> split(const Tensor& tensor, const std::vector<std::int64_t>&
   // One node for all pieces: their gradients are joined, where a node each would fill and add whole tensors.
   autograd::record("split", std::span(pieces), std::span(&tensor, 1),
                    [along](std::span<const Tensor> grad_outputs, const auto&) {
-                     return autograd::Gradients{cat(grad_outputs, along)};
+                     const Tensor joined = detail::joined_in_place(grad_outputs, along);
+                     return autograd::Gradients{joined.defined() ? joined : cat(grad_outputs, along)};
                    });
   return pieces;
 }

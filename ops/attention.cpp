@@ -1,9 +1,11 @@
 #include "ops/attention.h"
 
+#include <array>
 #include <cmath>
 
 #include "core/autocast.h"
 #include "core/autograd.h"
+#include "core/tensor_impl.h"
 #include "kernels/attention.h"
 #include "ops/attention_check.h"
 #include "ops/dispatch.h"
@@ -92,8 +94,7 @@ class Backward {
   autograd::Gradients operator()(const Tensor& grad_output, const autograd::NeedsGrad&) {
     for (const autograd::SavedTensor& other : others_) other.get();  // unchanged since?
     const Tensor dout = with_unit_last_stride(grad_output);
-    const Tensor dq = empty(q_.get().shape(), dout.options()), dk = empty(k_.get().shape(), dout.options()),
-                 dv = empty(v_.get().shape(), dout.options());
+    const auto [dq, dk, dv] = like({q_.get(), k_.get(), v_.get()}, dout.options());
     AttentionParams params = params_;
     params.dout = operand(dout);
     params.dq = operand(dq);
@@ -107,6 +108,17 @@ class Backward {
   }
 
  private:
+  // Where q, k and v are pieces of one projection, so are their gradients: split() need not join them.
+  static std::array<Tensor, 3> like(const std::array<Tensor, 3>& qkv, const TensorOptions& options) {
+    const Tensor joined = ergon::detail::joined_in_place(qkv, -2);
+    if (!joined.defined()) {
+      return {empty(qkv[0].shape(), options), empty(qkv[1].shape(), options), empty(qkv[2].shape(), options)};
+    }
+    const std::vector<Tensor> pieces =
+        split(empty(joined.shape(), options), {qkv[0].size(-2), qkv[1].size(-2), qkv[2].size(-2)}, -2);
+    return {pieces[0], pieces[1], pieces[2]};
+  }
+
   AttentionParams params_;
   autograd::SavedTensor q_, k_, v_;
   std::vector<autograd::SavedTensor> others_;

@@ -8,6 +8,7 @@
 
 #include "core/half.h"
 #include "core/op_scope.h"
+#include "core/tensor_impl.h"
 
 namespace ergon {
 namespace {
@@ -107,6 +108,27 @@ TEST(Tensor, CopyBroadcasts) {
               x.copy_(zeros({5, 2, 3}));
             }),
             "[copy_] a source of shape (5, 2, 3) does not broadcast to (2, 3)");
+}
+
+TEST(Tensor, PiecesSideBySideAreJoinedInPlace) {
+  const Tensor x = randn({2, 6, 2}).slice(1, 1, 6);
+  const std::vector<Tensor> pieces = split(x, {1, 3, 1}, 1);
+  const Tensor joined = detail::joined_in_place(pieces, 1);
+  EXPECT_EQ(joined.data_ptr(), x.data_ptr());
+  EXPECT_TRUE(equal_bits(joined, x));
+  EXPECT_TRUE(equal_bits(detail::joined_in_place(std::span(pieces).subspan(1), -2), x.slice(1, 1, 5)));
+
+  const auto joins = [](const std::vector<Tensor>& tensors) {
+    return detail::joined_in_place(tensors, 1).defined();
+  };
+  EXPECT_FALSE(joins({}));
+  EXPECT_FALSE(joins({pieces[1], pieces[0]}));                      // another order
+  EXPECT_FALSE(joins({pieces[0], pieces[2]}));                      // a gap
+  EXPECT_FALSE(joins({pieces[0], Tensor()}));                       // no tensor
+  EXPECT_FALSE(joins({pieces[0].clone(), pieces[1].clone()}));      // apart
+  EXPECT_FALSE(joins({pieces[0], pieces[1].slice(0, 0, 1)}));       // other sizes elsewhere
+  EXPECT_FALSE(joins({pieces[0], pieces[1].transpose(0, 2)}));      // other strides
+  EXPECT_FALSE(joins({x.slice(1, 0, 4, 2), x.slice(1, 2, 4, 2)}));  // interleaved
 }
 
 TEST(Tensor, EmptyTensorsAreFine) {

@@ -8,6 +8,8 @@
 #include <gtest/gtest.h>
 
 #include "core/autograd.h"
+#include "ops/arithmetic.h"
+#include "ops/reduce.h"
 #include "tests/support/attention_reference.h"
 #include "tests/support/reference.h"
 #include "tests/support/threads.h"
@@ -282,6 +284,30 @@ TEST(Attention, PackedProjectionIsReadWithoutCopies) {
   const Tensor dense = ops::scaled_dot_product_attention(heads(qkv, 0).clone(), heads(qkv, 1).clone(),
                                                          heads(qkv, 2).clone(), {.causal = true});
   EXPECT_TRUE(equal_bits(strided, dense));
+}
+
+// The gradients of the pieces of one projection are written side by side, so that they are its gradient.
+TEST(Attention, PackedProjectionGetsItsGradientInOnePiece) {
+  const Tensor qkv = test::uniform({2, 17, (4 + 2 + 2) * 8});
+  Tensor packed = qkv.clone();
+  packed.set_requires_grad(true);
+  const std::vector<Tensor> pieces = split(packed, {32, 16, 16}, 2);
+  std::vector<Tensor> heads, dense;
+  for (const Tensor& piece : pieces) {
+    const Shape shape{2, 17, piece.size(2) / 8, 8};
+    heads.push_back(piece.view(shape));
+    dense.push_back(piece.detach().clone().view(shape));
+    dense.back().set_requires_grad(true);
+  }
+  const Tensor weights = test::uniform({2, 17, 4, 8});
+  const auto backward = [&](const std::vector<Tensor>& t) {
+    ops::sum(ops::scaled_dot_product_attention(t[0], t[1], t[2], {.causal = true}) * weights).backward();
+  };
+  backward(heads);
+  backward(dense);
+  const std::vector<Tensor> grads = split(packed.grad(), {32, 16, 16}, 2);
+  for (std::size_t i = 0; i < 3; ++i)
+    EXPECT_TRUE(equal_bits(grads[i], dense[i].grad().view(grads[i].shape()))) << i;
 }
 
 // A bias of -infinity masks: as if the keys were not there, for all of them too.
