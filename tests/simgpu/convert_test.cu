@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -31,9 +32,9 @@ std::vector<double> table(int exponent, int mantissa) {
 }
 enum class Mode { kNearest, kZero, kDown, kUp };
 // The 16 bits that |x| of the given sign becomes; infinity is code values.size().
-uint16_t expected(const std::vector<double>& values, float x, Mode mode) {
+uint16_t expected(const std::vector<double>& values, double x, Mode mode) {
   const bool negative = std::signbit(x);
-  const double magnitude = std::fabs(static_cast<double>(x));
+  const double magnitude = std::fabs(x);
   const uint16_t sign = negative ? 0x8000 : 0;
   const auto size = static_cast<uint16_t>(values.size());
   if (std::isinf(x)) return sign | size;
@@ -278,6 +279,151 @@ TEST(Convert, FloatToIntegersSaturate) {
                           : static_cast<unsigned>(std::clamp(std::isinf(x) ? x : nearest, 0.0, 4294967295.0));
     ASSERT_EQ(want, static_cast<unsigned>(got[static_cast<size_t>(4) * n + i])) << x;
   }
+}
+
+// --- f16 from and to integers and double, and to integral f16 ---
+template <class F, class In, class Out>
+__global__ void convert(const In* in, Out* out, int n) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = F::run(in[i]);
+}
+#define CONVERSION(name, cvt, In, in_register, Out, out_register) \
+  struct name {                                                   \
+    __device__ static Out run(In x) {                             \
+      Out r;                                                      \
+      asm(cvt " %0, %1;" : out_register(r) : in_register(x));     \
+      return r;                                                   \
+    }                                                             \
+  };
+// In the order of Mode; the suffix is "i" for integral results.
+#define FOUR(name, suffix, types, In, in_register, Out, out_register)                      \
+  CONVERSION(name##Nearest, "cvt.rn" suffix "." types, In, in_register, Out, out_register) \
+  CONVERSION(name##Zero, "cvt.rz" suffix "." types, In, in_register, Out, out_register)    \
+  CONVERSION(name##Down, "cvt.rm" suffix "." types, In, in_register, Out, out_register)    \
+  CONVERSION(name##Up, "cvt.rp" suffix "." types, In, in_register, Out, out_register)      \
+  template <class Check>                                                                   \
+  void in_four_modes(name, const std::vector<In>& in, Check&& check) {                     \
+    compare<name##Nearest, In, Out>(in, [&](In x) { return check(x, Mode::kNearest); });   \
+    compare<name##Zero, In, Out>(in, [&](In x) { return check(x, Mode::kZero); });         \
+    compare<name##Down, In, Out>(in, [&](In x) { return check(x, Mode::kDown); });         \
+    compare<name##Up, In, Out>(in, [&](In x) { return check(x, Mode::kUp); });             \
+  }
+template <class F, class In, class Out, class Want>
+void compare(const std::vector<In>& in, Want&& want) {
+  const int n = static_cast<int>(in.size());
+  DeviceArray<In> device(in);
+  DeviceArray<Out> out(in.size());
+  convert<F><<<(n + 255) / 256, 256>>>(device.data(), out.data(), n);
+  CUDA_OK(cudaDeviceSynchronize());
+  const auto got = out.host();
+  for (int i = 0; i < n; ++i) ASSERT_EQ(want(in[i]), got[i]) << +in[i] << ", number " << i;
+}
+using i16 = int16_t;
+using u16 = uint16_t;
+using i64 = long long;
+using u64 = unsigned long long;
+struct ToS16 {};
+struct ToU16 {};
+struct ToS32 {};
+struct ToU32 {};
+struct ToS64 {};
+struct ToU64 {};
+struct ToIntegral {};
+struct OfS16 {};
+struct OfU16 {};
+struct OfS32 {};
+struct OfU32 {};
+struct OfS64 {};
+struct OfU64 {};
+struct OfF64 {};
+FOUR(ToS16, "i", "s16.f16", u16, "h", i16, "=h")
+FOUR(ToU16, "i", "u16.f16", u16, "h", u16, "=h")
+FOUR(ToS32, "i", "s32.f16", u16, "h", int, "=r")
+FOUR(ToU32, "i", "u32.f16", u16, "h", unsigned, "=r")
+FOUR(ToS64, "i", "s64.f16", u16, "h", i64, "=l")
+FOUR(ToU64, "i", "u64.f16", u16, "h", u64, "=l")
+FOUR(ToIntegral, "i", "f16.f16", u16, "h", u16, "=h")
+FOUR(OfS16, "", "f16.s16", i16, "h", u16, "=h")
+FOUR(OfU16, "", "f16.u16", u16, "h", u16, "=h")
+FOUR(OfS32, "", "f16.s32", int, "r", u16, "=h")
+FOUR(OfU32, "", "f16.u32", unsigned, "r", u16, "=h")
+FOUR(OfS64, "", "f16.s64", i64, "l", u16, "=h")
+FOUR(OfU64, "", "f16.u64", u64, "l", u16, "=h")
+FOUR(OfF64, "", "f16.f64", double, "d", u16, "=h")
+
+double rounded_to_integer(double x, Mode mode) {
+  if (std::isnan(x) || std::isinf(x)) return x;
+  const double floor = std::floor(x), rest = x - floor;
+  const double nearest = rest > 0.5 || (rest == 0.5 && std::fmod(floor, 2.0) != 0) ? floor + 1 : floor;
+  const double r = mode == Mode::kNearest ? nearest
+                   : mode == Mode::kZero  ? std::trunc(x)
+                   : mode == Mode::kDown  ? floor
+                                          : std::ceil(x);
+  return std::copysign(r, x);
+}
+std::vector<u16> all_halves() {
+  std::vector<u16> list(0x10000);
+  for (size_t i = 0; i < list.size(); ++i) list[i] = static_cast<u16>(i);
+  return list;
+}
+double value_of(u16 h) { return static_cast<double>(__half2float(__ushort_as_half(h))); }
+// Out of range: the nearest end; NaN: 0.
+template <class T, class Kind>
+void check_halves_to(Kind kind) {
+  in_four_modes(kind, all_halves(), [](u16 h, Mode mode) -> T {
+    const double x = rounded_to_integer(value_of(h), mode);
+    constexpr T kLeast = std::numeric_limits<T>::min(), kMost = std::numeric_limits<T>::max();
+    if (std::isnan(x)) return 0;
+    if (x <= static_cast<double>(kLeast)) return kLeast;
+    return x >= static_cast<double>(kMost) ? kMost : static_cast<T>(x);
+  });
+}
+TEST(Convert, AllHalvesToIntegers) {
+  check_halves_to<i16>(ToS16());
+  check_halves_to<u16>(ToU16());
+  check_halves_to<int>(ToS32());
+  check_halves_to<unsigned>(ToU32());
+  check_halves_to<i64>(ToS64());
+  check_halves_to<u64>(ToU64());
+}
+TEST(Convert, AllHalvesToIntegralHalves) {
+  const std::vector<double> values = table(5, 10);
+  in_four_modes(ToIntegral(), all_halves(), [&](u16 h, Mode mode) -> u16 {
+    const double x = rounded_to_integer(value_of(h), mode);
+    return std::isnan(x) ? 0x7fff : expected(values, x, Mode::kNearest);
+  });
+}
+// All 2^16 of 16 bits; of more every so many bits, and the neighbourhood of what is the largest half.
+template <class T, class Kind>
+void check_integers(Kind kind) {
+  const std::vector<double> values = table(5, 10);
+  std::vector<T> in;
+  for (int x = -70'000; x <= 70'000; ++x) in.push_back(static_cast<T>(x));
+  u64 state = 1;
+  for (int k = 0; k < 20'000; ++k) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    in.push_back(static_cast<T>(static_cast<T>(state) >> (state >> 58) % (8 * sizeof(T))));
+  }
+  in_four_modes(kind, in, [&](T x, Mode mode) { return expected(values, static_cast<double>(x), mode); });
+}
+TEST(Convert, IntegersToHalves) {
+  check_integers<i16>(OfS16());
+  check_integers<u16>(OfU16());
+  check_integers<int>(OfS32());
+  check_integers<unsigned>(OfU32());
+  check_integers<i64>(OfS64());
+  check_integers<u64>(OfU64());
+}
+// Around every tie: a double rounding through float would show.
+TEST(Convert, DoubleToHalves) {
+  const std::vector<double> values = table(5, 10);
+  std::vector<double> in{INFINITY, -INFINITY, 1e300, -1e-300, 0.0, -0.0};
+  for (size_t c = 0; c + 1 < values.size(); ++c) {
+    const double middle = (values[c] + values[c + 1]) / 2;
+    for (const double x : {middle, std::nextafter(middle, 0.0), std::nextafter(middle, 1e9)})
+      in.push_back(x), in.push_back(-x);
+  }
+  in_four_modes(OfF64(), in, [&](double x, Mode mode) { return expected(values, x, mode); });
 }
 
 }  // namespace
