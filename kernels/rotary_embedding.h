@@ -19,8 +19,7 @@ namespace ergon::kernels {
 // contiguous cosines and sines, f32, or f64 with f64 x positions  element (b, t) at b * position_stride + t,
 // i64; null: offset + t
 //
-// Deterministic. No alignment is required. Scratch: num_heads * head_dim a thread unless x is f32 or f64 and
-// dense in its last two dimensions. Bytes: numel * (x + y). Flops: 3 * numel.
+// Deterministic. No alignment is required. No scratch. Bytes: numel * (x + y). Flops: 3 * numel.
 struct RotaryParams {
   std::int64_t batch = 0;
   std::int64_t seqlen = 0;

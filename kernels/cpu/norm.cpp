@@ -4,42 +4,48 @@
 
 #include "core/half.h"
 #include "core/parallel.h"
-#include "kernels/cpu/row_reduce.h"
 #include "kernels/cpu/rows.h"
+#include "kernels/cpu/vector_loop.h"
 
 namespace ergon::kernels::cpu {
 namespace {
 
-template <class T>
-T mean_square(const T* x, T center, std::int64_t n) {
-  const T sum = sum_of<T>(n, [&](std::int64_t i) { return (x[i] - center) * (x[i] - center); });
-  return sum / static_cast<T>(n);
-}
-
-template <class T, bool kCentered>
+// T: what is computed in. S: what rows are stored in; T too if they are of several dtypes, by way of buffers.
+template <class T, class S, bool kCentered>
 void forward_rows(const NormForwardParams& p, std::int64_t begin, std::int64_t end) {
   const std::int64_t cols = p.cols;
   const bool add = p.residual.data != nullptr;
-  RowReader<T> xs(p.x, cols), residuals(p.residual, add ? cols : 0), stored_sums(p.sum, add ? cols : 0);
-  RowWriter<T> sums(p.sum, add ? cols : 0), ys(p.y, cols);
+  RowReader<S> xs(p.x, cols), residuals(p.residual, add ? cols : 0), stored_sums(p.sum, add ? cols : 0);
+  RowWriter<S> sums(p.sum, add ? cols : 0), ys(p.y, cols);
   RowReader<T> weights(p.weight, cols, 1), biases(p.bias, cols, 0);
   const T* weight = weights.row(0);
   const T* bias = biases.row(0);
   for (std::int64_t r = begin; r < end; ++r) {
-    const T* x = xs.row(r);
+    const S* x = xs.row(r);
     if (add) {
-      const T* residual = residuals.row(r);
-      T* sum = sums.row(r);
-#pragma omp simd
-      for (std::int64_t c = 0; c < cols; ++c) sum[c] = x[c] + residual[c];
+      const S* residual = residuals.row(r);
+      S* sum = sums.row(r);
+      for_each_vector<T>(
+          cols, [&](std::int64_t c, auto at) { at.store(sum + c, at.load(x + c) + at.load(residual + c)); });
       sums.finish(r);
       x = stored_sums.row(r);  // as rounded: what the backward will see
     }
-    const T mean = kCentered ? reduce_run<ReduceOp::sum>(x, cols) / static_cast<T>(cols) : T(0);
-    const T rstd = T(1) / std::sqrt(mean_square(x, mean, cols) + static_cast<T>(p.eps));
-    T* y = ys.row(r);
-#pragma omp simd
-    for (std::int64_t c = 0; c < cols; ++c) y[c] = (x[c] - mean) * rstd * weight[c] + bias[c];
+    T mean = 0;
+    if (kCentered) {
+      VectorSum<T> sum;
+      for_each_vector<T>(cols, [&](std::int64_t c, auto at) { sum.add(at, at.load(x + c)); });
+      mean = sum.total() / static_cast<T>(cols);
+    }
+    VectorSum<T> squares;
+    for_each_vector<T>(cols, [&](std::int64_t c, auto at) {
+      const auto centered = at.load(x + c) - mean;
+      squares.add(at, centered * centered);
+    });
+    const T rstd = T(1) / std::sqrt(squares.total() / static_cast<T>(cols) + static_cast<T>(p.eps));
+    S* y = ys.row(r);
+    for_each_vector<T>(cols, [&](std::int64_t c, auto at) {
+      at.store(y + c, (at.load(x + c) - mean) * rstd * at.load(weight + c) + at.load(bias + c));
+    });
     ys.finish(r);
     if (p.mean != nullptr) static_cast<T*>(p.mean)[r] = mean;
     if (p.rstd != nullptr) static_cast<T*>(p.rstd)[r] = rstd;
@@ -47,13 +53,13 @@ void forward_rows(const NormForwardParams& p, std::int64_t begin, std::int64_t e
 }
 
 // Rows of one chunk; dweight and dbias (cols) are overwritten with the chunk's share.
-template <class T, bool kCentered>
+template <class T, class S, bool kCentered>
 class BackwardChunk {
  public:
   explicit BackwardChunk(const NormBackwardParams& p)
       : p_(p),
         douts_(p.dout, p.cols),
-        dsums_(p.dsum, p.cols, 0),
+        dsums_(p.dsum, p.cols, S(0)),
         xs_(p.s, p.cols),
         weights_(p.weight, p.cols, 1),
         dxs_(p.dx, p.cols) {}
@@ -67,33 +73,38 @@ class BackwardChunk {
  private:
   void row(std::int64_t r, T* dweight, T* dbias) {
     const std::int64_t cols = p_.cols;
-    const T* dout = douts_.row(r);
-    const T* dsum = dsums_.row(r);
-    const T* x = xs_.row(r);
+    const S* dout = douts_.row(r);
+    const S* dsum = dsums_.row(r);
+    const S* x = xs_.row(r);
     const T* weight = weights_.row(0);
     const T mean = kCentered ? static_cast<const T*>(p_.mean)[r] : T(0);
     const T rstd = static_cast<const T*>(p_.rstd)[r];
-    const T sum_gx = sum_of<T>(cols, [&](std::int64_t c) {
-      const T xhat = (x[c] - mean) * rstd;
-      dweight[c] += dout[c] * xhat;
-      if constexpr (kCentered) dbias[c] += dout[c];
-      return dout[c] * weight[c] * xhat;
+    VectorSum<T> sum_g, sum_gx;
+    for_each_vector<T>(cols, [&](std::int64_t c, auto at) {
+      const auto grad = at.load(dout + c), xhat = (at.load(x + c) - mean) * rstd,
+                 g = grad * at.load(weight + c);
+      at.store(dweight + c, at.load(dweight + c) + grad * xhat);
+      if constexpr (kCentered) {
+        at.store(dbias + c, at.load(dbias + c) + grad);
+        sum_g.add(at, g);
+      }
+      sum_gx.add(at, g * xhat);
     });
-    const T sum_g = kCentered ? sum_of<T>(cols, [&](std::int64_t c) { return dout[c] * weight[c]; }) : T(0);
-    const T mean_g = sum_g / static_cast<T>(cols);
-    const T mean_gx = sum_gx / static_cast<T>(cols);
-    T* dx = dxs_.row(r);
-#pragma omp simd
-    for (std::int64_t c = 0; c < cols; ++c) {
-      const T xhat = (x[c] - mean) * rstd;
-      dx[c] = rstd * (dout[c] * weight[c] - mean_g - xhat * mean_gx) + dsum[c];
-    }
+    const T mean_g = sum_g.total() / static_cast<T>(cols);
+    const T mean_gx = sum_gx.total() / static_cast<T>(cols);
+    S* dx = dxs_.row(r);
+    for_each_vector<T>(cols, [&](std::int64_t c, auto at) {
+      const auto xhat = (at.load(x + c) - mean) * rstd;
+      at.store(dx + c, rstd * (at.load(dout + c) * at.load(weight + c) - mean_g - xhat * mean_gx)
+                           + at.load(dsum + c));
+    });
     dxs_.finish(r);
   }
 
   const NormBackwardParams& p_;
-  RowReader<T> douts_, dsums_, xs_, weights_;
-  RowWriter<T> dxs_;
+  RowReader<S> douts_, dsums_, xs_;
+  RowReader<T> weights_;
+  RowWriter<S> dxs_;
 };
 
 // dweight and dbias from the chunks' shares, (chunks, 2, cols).
@@ -121,7 +132,7 @@ void sum_chunks(const NormBackwardParams& p, std::int64_t chunks) {
   });
 }
 
-template <class T, bool kCentered>
+template <class T, class S, bool kCentered>
 void backward(const NormBackwardParams& p) {
   const std::int64_t chunk_rows = norm_backward_chunk_rows(p.rows, kNormBackwardChunks);
   const std::int64_t chunks = (p.rows + chunk_rows - 1) / chunk_rows;
@@ -129,7 +140,7 @@ void backward(const NormBackwardParams& p) {
   const std::int64_t grain = row_grain(p.cols * chunk_rows);
   parallel_for(0, chunks, grain, [&](std::int64_t begin, std::int64_t end) {
     std::vector<T> unwanted(partials == nullptr ? static_cast<std::size_t>(2 * p.cols) : 0);
-    BackwardChunk<T, kCentered> worker(p);
+    BackwardChunk<T, S, kCentered> worker(p);
     for (std::int64_t chunk = begin; chunk < end; ++chunk) {
       T* share = partials == nullptr ? unwanted.data() : partials + 2 * chunk * p.cols;
       worker.run(chunk * chunk_rows, std::min(p.rows, (chunk + 1) * chunk_rows), share, share + p.cols);
@@ -140,15 +151,19 @@ void backward(const NormBackwardParams& p) {
 
 template <bool kCentered>
 void forward(const NormForwardParams& p) {
-  parallel_for(0, p.rows, row_grain(p.cols), [&](std::int64_t begin, std::int64_t end) {
-    p.x.dtype == DType::f64 ? forward_rows<double, kCentered>(p, begin, end)
-                            : forward_rows<float, kCentered>(p, begin, end);
+  dispatch_rows({p.x, p.residual, p.sum, p.y}, [&](auto compute, auto storage) {
+    using T = typename decltype(compute)::type;
+    using S = typename decltype(storage)::type;
+    parallel_for(0, p.rows, row_grain(p.cols),
+                 [&](std::int64_t begin, std::int64_t end) { forward_rows<T, S, kCentered>(p, begin, end); });
   });
 }
 
 template <bool kCentered>
 void backward(const NormBackwardParams& p) {
-  p.s.dtype == DType::f64 ? backward<double, kCentered>(p) : backward<float, kCentered>(p);
+  dispatch_rows({p.dout, p.dsum, p.s, p.dx}, [&](auto compute, auto storage) {
+    backward<typename decltype(compute)::type, typename decltype(storage)::type, kCentered>(p);
+  });
 }
 
 }  // namespace

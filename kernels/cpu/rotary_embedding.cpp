@@ -1,69 +1,59 @@
 #include "kernels/rotary_embedding.h"
 
-#include <vector>
-
 #include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/cpu/rows.h"
+#include "kernels/cpu/vector_loop.h"
 
 namespace ergon::kernels::cpu {
 namespace {
 
-template <class T>
-void rotate_halves(const T* x, T* y, const T* cosines, const T* sines, T sign, std::int64_t half) {
+template <class T, class S>
+void rotate_halves(const S* x, S* y, const T* cosines, const T* sines, T sign, std::int64_t half) {
+  for_each_vector<T>(half, [&](std::int64_t i, auto at) {
+    const auto c = at.load(cosines + i), s = at.load(sines + i) * sign, low = at.load(x + i),
+               high = at.load(x + i + half);
+    at.store(y + i, low * c - high * s);
+    at.store(y + i + half, high * c + low * s);
+  });
+}
+
+template <class T, class S>
+void rotate_neighbours(const S* x, S* y, const T* cosines, const T* sines, T sign, std::int64_t half) {
 #pragma omp simd
   for (std::int64_t i = 0; i < half; ++i) {
-    const T s = sign * sines[i];
-    y[i] = x[i] * cosines[i] - x[i + half] * s;
-    y[i + half] = x[i + half] * cosines[i] + x[i] * s;
+    const T c = cosines[i], s = sign * sines[i], even = convert<T>(x[2 * i]), odd = convert<T>(x[2 * i + 1]);
+    y[2 * i] = convert<S>(even * c - odd * s);
+    y[2 * i + 1] = convert<S>(odd * c + even * s);
   }
 }
 
-template <class T>
-void rotate_neighbours(const T* x, T* y, const T* cosines, const T* sines, T sign, std::int64_t half) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < half; ++i) {
-    const T s = sign * sines[i];
-    y[2 * i] = x[2 * i] * cosines[i] - x[2 * i + 1] * s;
-    y[2 * i + 1] = x[2 * i + 1] * cosines[i] + x[2 * i] * s;
-  }
-}
-
-template <class T>
+template <class T, class S>
 void rotate(const RotaryParams& p, std::int64_t begin, std::int64_t end) {
-  const std::int64_t width = p.num_heads * p.head_dim, half = p.head_dim / 2;
-  std::vector<T> in(static_cast<std::size_t>(width)), out(p.dtype == dtype_of<T>() ? 0 : in.size());
+  const std::int64_t half = p.head_dim / 2;
   const T sign = p.inverse ? T(-1) : T(1);
   for (std::int64_t row = begin; row < end; ++row) {
     const std::int64_t b = row / p.seqlen, t = row % p.seqlen;
     const std::int64_t position =
         p.positions == nullptr ? p.offset + t : p.positions[b * p.position_stride + t];
     const T* cosines = static_cast<const T*>(p.table) + position * 2 * half;
-    const std::int64_t offset = b * p.batch_stride + t * p.seqlen_stride;
-    const T* x = load(Block{.data = static_cast<char*>(const_cast<void*>(p.x)) + offset * size_of(p.dtype),
-                            .dtype = p.dtype,
-                            .rows = p.num_heads,
-                            .cols = p.head_dim,
-                            .row_stride = p.head_stride},
-                      in.data());
-    const Block target{
-        .data = static_cast<char*>(p.y) + row * width * size_of(p.dtype), .dtype = p.dtype, .cols = width};
-    T* y = out.empty() ? static_cast<T*>(target.data) : out.data();
-    for (std::int64_t h = 0; h < width; h += p.head_dim) {
-      p.interleaved ? rotate_neighbours(x + h, y + h, cosines, cosines + half, sign, half)
-                    : rotate_halves(x + h, y + h, cosines, cosines + half, sign, half);
+    const S* x = static_cast<const S*>(p.x) + b * p.batch_stride + t * p.seqlen_stride;
+    S* y = static_cast<S*>(p.y) + row * p.num_heads * p.head_dim;
+    for (std::int64_t h = 0; h < p.num_heads; ++h, x += p.head_stride, y += p.head_dim) {
+      p.interleaved ? rotate_neighbours(x, y, cosines, cosines + half, sign, half)
+                    : rotate_halves(x, y, cosines, cosines + half, sign, half);
     }
-    store(y, target);
   }
 }
 
 }  // namespace
 
 void rotary_embedding(const RotaryParams& p) {
-  parallel_for(0, p.batch * p.seqlen, row_grain(p.num_heads * p.head_dim),
-               [&](std::int64_t begin, std::int64_t end) {
-                 p.dtype == DType::f64 ? rotate<double>(p, begin, end) : rotate<float>(p, begin, end);
-               });
+  dispatch_floating(p.dtype, "rotary_embedding", [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    parallel_for(0, p.batch * p.seqlen, row_grain(p.num_heads * p.head_dim),
+                 [&](std::int64_t begin, std::int64_t end) { rotate<accumulate_t<S>, S>(p, begin, end); });
+  });
 }
 
 }  // namespace ergon::kernels::cpu

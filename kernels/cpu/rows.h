@@ -1,12 +1,14 @@
 #pragma once
 
-// Rows of a RowMatrix of any dtype as dense rows of the type T that a kernel computes in: in place where they
-// already are, else through a buffer. One loop body for all dtypes.
+// Rows of a RowMatrix of any dtype as dense rows of the type T that a kernel wants: in place where they
+// already are, else through a buffer. One loop body for all dtypes. Rows of halves are always in place.
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
+#include "core/half.h"
 #include "kernels/cpu/block.h"
 #include "kernels/row_matrix.h"
 
@@ -26,11 +28,24 @@ inline Block block_of(const RowMatrix& matrix, std::int64_t r, std::int64_t col,
   return {.data = data, .dtype = matrix.dtype, .cols = cols};
 }
 
+// Calls f(TypeTag<T>, TypeTag<S>): T is the type to compute in, S the one that the rows of all operands which
+// are present are stored in, or T if they differ.
+template <class F>
+void dispatch_rows(std::initializer_list<RowMatrix> operands, F f) {
+  const DType dtype = operands.begin()->dtype;
+  const bool alike = std::ranges::all_of(
+      operands, [&](const RowMatrix& matrix) { return matrix.data == nullptr || matrix.dtype == dtype; });
+  if (dtype == DType::f64) return f(TypeTag<double>{}, TypeTag<double>{});
+  if (alike && dtype == DType::bf16) return f(TypeTag<float>{}, TypeTag<bf16>{});
+  if (alike && dtype == DType::f16) return f(TypeTag<float>{}, TypeTag<f16>{});
+  return f(TypeTag<float>{}, TypeTag<float>{});
+}
+
 // Reads rows. An absent operand reads as rows of `missing`.
 template <class T>
 class RowReader {
  public:
-  RowReader(const RowMatrix& matrix, std::int64_t cols, T missing = 0) : matrix_(matrix), cols_(cols) {
+  RowReader(const RowMatrix& matrix, std::int64_t cols, T missing = T(0)) : matrix_(matrix), cols_(cols) {
     if (matrix.data == nullptr || matrix.dtype != dtype_of<T>()) {
       buffer_.assign(static_cast<std::size_t>(cols), missing);
     }
@@ -38,7 +53,10 @@ class RowReader {
   // Valid until the next call.
   const T* row(std::int64_t r) {
     if (buffer_.empty()) return static_cast<const T*>(matrix_.data) + r * matrix_.stride;
-    return matrix_.data == nullptr ? buffer_.data() : load(block_of(matrix_, r, 0, cols_), buffer_.data());
+    if constexpr (!is_half(dtype_of<T>())) {
+      if (matrix_.data != nullptr) return load(block_of(matrix_, r, 0, cols_), buffer_.data());
+    }
+    return buffer_.data();
   }
 
  private:
@@ -61,7 +79,9 @@ class RowWriter {
     return buffer_.empty() ? static_cast<T*>(matrix_.data) + r * matrix_.stride : buffer_.data();
   }
   void finish(std::int64_t r) {
-    if (!buffer_.empty() && matrix_.data != nullptr) store(buffer_.data(), block_of(matrix_, r, 0, cols_));
+    if constexpr (!is_half(dtype_of<T>())) {
+      if (!buffer_.empty() && matrix_.data != nullptr) store(buffer_.data(), block_of(matrix_, r, 0, cols_));
+    }
   }
 
  private:

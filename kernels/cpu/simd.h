@@ -1,7 +1,7 @@
 #pragma once
 
-// Fixed-width vectors (the compiler's vector extensions, no intrinsics but for fp16 and stores past the
-// caches), as wide as the widest register of the target, with loads that convert bf16 and f16 to float.
+// Fixed-width vectors (the compiler's vector extensions, no intrinsics but for halves and stores past the
+// caches), as wide as the widest register of the target, with loads and stores that convert bf16 and f16.
 
 #include <bit>
 #include <cstdint>
@@ -12,7 +12,7 @@
 #include <immintrin.h>
 #endif
 
-#include "core/half.h"
+#include "core/convert.h"
 
 namespace ergon::kernels::cpu {
 
@@ -72,12 +72,17 @@ inline void drain_streams() {
 
 // bf16 is the upper half of a float.
 inline Vec<float> load(const bf16* source) {
+#if defined(__AVX512BW__)  // GCC 12 makes four instructions of the conversion below
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
+  return std::bit_cast<Vec<float>>(convert_detail::bf16_to_floats(half));
+#else
   typedef std::uint16_t Half __attribute__((vector_size(kVectorBytes / 2)));
   typedef std::uint32_t Word __attribute__((vector_size(kVectorBytes)));
   Half half;
   std::memcpy(&half, source, sizeof half);
   const Word word = __builtin_convertvector(half, Word) << 16;
   return std::bit_cast<Vec<float>>(word);
+#endif
 }
 
 inline Vec<float> load(const f16* source) {
@@ -92,6 +97,19 @@ inline Vec<float> load(const f16* source) {
   for (int i = 0; i < kLanes<float>; ++i) v[i] = static_cast<float>(source[i]);
   return v;
 #endif
+}
+
+template <class Half>
+requires(is_half(dtype_of<Half>())) inline void store(Half* target, Vec<float> v) {
+#if defined(__AVX512BW__)  // no branches: they would cost the loops around it registers
+  if constexpr (std::is_same_v<Half, bf16>) {
+    const __m256i halves = convert_detail::floats_to_bf16(std::bit_cast<__m512>(v));
+    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), halves);
+  }
+#endif
+  float values[kLanes<float>];
+  std::memcpy(values, &v, sizeof values);
+  convert_run(values, target, kLanes<float>);
 }
 
 // --- across lanes ---

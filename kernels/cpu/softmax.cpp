@@ -67,25 +67,29 @@ template <class T>
 void forward_row(SoftmaxForm form, const Array<T>& x, const Array<T>& y, std::int64_t begin,
                  std::int64_t length) {
   alignas(64) T buffer[kBlockSize], values[kBlockSize];
+  const T* row = nullptr;  // in one piece, or else the last one read
+  const bool whole = length <= kBlockSize;
   T max = -std::numeric_limits<T>::infinity();
   for_each_piece(begin, length, [&](std::int64_t at, std::int64_t n) {
-    max = larger(max, reduce_run<ReduceOp::max, NanMode::skip>(x.read(at, n, buffer), n));
+    row = x.read(at, n, buffer);
+    max = larger(max, reduce_run<ReduceOp::max, NanMode::skip>(row, n));
   });
+  const auto read = [&](std::int64_t at, std::int64_t n) { return whole ? row : x.read(at, n, buffer); };
 
   const bool is_log = form == SoftmaxForm::log_softmax;
   T sum = 0;
   for_each_piece(begin, length, [&](std::int64_t at, std::int64_t n) {
     T* exps = is_log ? values : y.target(at, values);
-    transform(x.read(at, n, buffer), exps, n, [max](T v) { return vexp(v - max); });
+    transform(read(at, n), exps, n, [max](T v) { return vexp(v - max); });
     sum += reduce_run<ReduceOp::sum>(exps, n);
   });
 
   const T log_sum = is_log ? vlog(sum) : T(0), scale = T(1) / sum;
-  const bool kept = y.is_direct() || length <= kBlockSize;  // the exponentials are still there
+  const bool kept = y.is_direct() || whole;  // the exponentials are still there
   for_each_piece(begin, length, [&](std::int64_t at, std::int64_t n) {
     T* out = y.target(at, values);
     if (is_log) {
-      transform(x.read(at, n, buffer), out, n, [=](T v) { return (v - max) - log_sum; });
+      transform(read(at, n), out, n, [=](T v) { return (v - max) - log_sum; });
     } else if (kept) {
       transform(out, out, n, [scale](T e) { return e * scale; });
     } else {

@@ -1,6 +1,6 @@
 // Operators in bf16 and f16 beside fp32, on the CPU: milliseconds, and how many times as fast as fp32.
 //
-//   build/cpu/bench/dtype_bench
+//   build/cpu/bench/dtype_bench [OPERATOR...]
 //
 // Tensors of 8 Mi elements, larger than the caches; products of GPT-2 124M's sizes.
 
@@ -8,6 +8,8 @@
 #include <chrono>
 #include <cstdio>
 #include <functional>
+#include <span>
+#include <string_view>
 #include <vector>
 
 #include "core/autograd.h"
@@ -48,8 +50,11 @@ double fastest_of(const std::function<void()>& function) {
   return fastest;
 }
 
+std::span<char*> wanted;  // operators; all if there are none
+
 // Of a first input of `shape`.
 void report(const char* name, const Shape& shape, const std::function<Tensor(const Tensor&)>& op) {
+  if (!wanted.empty() && std::ranges::find(wanted, std::string_view(name)) == wanted.end()) return;
   double times[2][3];
   for (std::size_t i = 0; i < 3; ++i) {
     Tensor input = randn(shape).to(kDTypes[i]);
@@ -71,7 +76,8 @@ void report(const char* name, const Shape& shape, const std::function<Tensor(con
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  wanted = std::span(argv + 1, argv + argc);
   const Shape matrix{kRows, kCols}, images{64, 32, 64, 64};
   const Tensor classes = randint(0, kCols, {kRows}), tokens = randint(0, kRows, {kRows});
   const Tensor weight = rand({kCols}), channels = rand({32});
