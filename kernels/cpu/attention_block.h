@@ -197,7 +197,7 @@ void fill_edges(Acc* row, Range visible, Acc value) {
   const auto fill = [&](int64_t run) {
 #pragma omp simd
     for (int64_t j = run; j < run + kRun; ++j)
-      row[j] = (j >= visible.begin) & (j < visible.end) ? row[j] : value;
+      row[j] = j >= visible.begin && j < visible.end ? row[j] : value;
   };
   if (runs.begin < visible.begin) fill(runs.begin);
   if (visible.end < runs.end) fill(runs.end - kRun);
