@@ -159,7 +159,7 @@ class Backward {
     if (rules.drops) rules.drop(ds, query, visible, first_key, factors_);
     // A row that sees no key has no probabilities.
     const Acc shift = lse == -std::numeric_limits<Acc>::infinity() ? -lse : lse;
-    differentiate_softmax(p, ds, runs_of(visible), shift * kLog2E<Acc>, delta);
+    differentiate_softmax(p, ds, runs_of(visible), shift, delta);
     if (rules.caps)
       for (int64_t j = visible.begin; j < visible.end; ++j) ds[j] *= cap_slope_[j];
     if (rules.drops)
@@ -171,11 +171,10 @@ class Backward {
   }
 
   // p = exp(p - lse), ds = p * (ds - delta)
-  static void differentiate_softmax(Acc* __restrict p, Acc* __restrict ds, Range runs, Acc lse_log2,
-                                    Acc delta) {
+  static void differentiate_softmax(Acc* __restrict p, Acc* __restrict ds, Range runs, Acc lse, Acc delta) {
 #pragma omp simd
     for (int64_t j = runs.begin; j < runs.end; ++j) {
-      p[j] = exp_shifted(p[j], lse_log2);
+      p[j] = exp_shifted(p[j], lse);
       ds[j] = p[j] * (ds[j] - delta);
     }
   }

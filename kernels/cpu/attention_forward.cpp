@@ -162,7 +162,7 @@ class Forward {
   void update_softmax(Acc* scores, Range runs, Acc block_max, int64_t row) {
     const Acc max = std::max(max_[row], block_max);
     // Nothing seen so far, or NaN.
-    const Acc shift = max == -std::numeric_limits<Acc>::infinity() ? Acc(0) : max * kLog2E<Acc>;
+    const Acc shift = max == -std::numeric_limits<Acc>::infinity() ? Acc(0) : max;
     Vec<Acc> sums{};
     for (int64_t j = runs.begin; j < runs.end; j += kLanes<Acc>) {
 #pragma omp simd
