@@ -70,19 +70,20 @@ inline void drain_streams() {
 #endif
 }
 
+typedef std::uint32_t Words __attribute__((vector_size(kVectorBytes)));
+typedef std::uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
+
 // bf16 is the upper half of a float.
 inline Vec<float> load(const bf16* source) {
-#if defined(__AVX512BW__)  // GCC 12 makes four instructions of the conversion below
+#if defined(__AVX512F__)  // GCC 12 makes four instructions of the conversion below; masked as for f16
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
-  return std::bit_cast<Vec<float>>(convert_detail::bf16_to_floats(half));
+  const Words words = std::bit_cast<Words>(_mm512_maskz_cvtepu16_epi32(0xffff, half));
 #else
-  typedef std::uint16_t Half __attribute__((vector_size(kVectorBytes / 2)));
-  typedef std::uint32_t Word __attribute__((vector_size(kVectorBytes)));
-  Half half;
+  Halves half;
   std::memcpy(&half, source, sizeof half);
-  const Word word = __builtin_convertvector(half, Word) << 16;
-  return std::bit_cast<Vec<float>>(word);
+  const Words words = __builtin_convertvector(half, Words);
 #endif
+  return std::bit_cast<Vec<float>>(words << 16);
 }
 
 inline Vec<float> load(const f16* source) {
@@ -99,17 +100,36 @@ inline Vec<float> load(const f16* source) {
 #endif
 }
 
-template <class Half>
-requires(is_half(dtype_of<Half>())) inline void store(Half* target, Vec<float> v) {
-#if defined(__AVX512BW__)  // no branches: they would cost the loops around it registers
-  if constexpr (std::is_same_v<Half, bf16>) {
-    const __m256i halves = convert_detail::floats_to_bf16(std::bit_cast<__m512>(v));
-    return _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), halves);
-  }
-#endif
+namespace simd_detail {
+
+template <std::size_t... kIndex>
+inline Halves upper_halves(Words words, std::index_sequence<kIndex...>) {
+  typedef std::uint16_t AllHalves __attribute__((vector_size(kVectorBytes)));
+  const AllHalves halves = std::bit_cast<AllHalves>(words);
+  constexpr int kUpper = std::endian::native == std::endian::little ? 1 : 0;
+  return __builtin_shufflevector(halves, halves, (2 * static_cast<int>(kIndex) + kUpper)...);
+}
+
+}  // namespace simd_detail
+
+inline void store(bf16* target, Vec<float> v) {  // float_to_bf16 of every lane
+  const Words bits = std::bit_cast<Words>(v);
+  const Words rounded = bits + ((bits >> 16) & 1) + 0x7fff;
+  const Words nan = (bits & 0x80000000) | 0x7fc00000;
+  const Halves half =
+      simd_detail::upper_halves(v != v ? nan : rounded, std::make_index_sequence<kLanes<float>>{});
+  std::memcpy(static_cast<void*>(target), &half, sizeof half);
+}
+
+inline void store(f16* target, Vec<float> v) {
+#if defined(__AVX512F__)
+  const __m256i half = _mm512_maskz_cvtps_ph(0xffff, std::bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), half);
+#else
   float values[kLanes<float>];
   std::memcpy(values, &v, sizeof values);
   convert_run(values, target, kLanes<float>);
+#endif
 }
 
 // --- across lanes ---
