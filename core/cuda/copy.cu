@@ -1,5 +1,7 @@
 // core/copy.h on one CUDA device: strided copies with conversion, sums into strided tensors, filling.
 
+#include <bit>
+
 #include "core/cuda/check.h"
 #include "core/cuda/strided.cuh"
 #include "core/cuda/types.cuh"
@@ -50,7 +52,8 @@ template <class T>
 __global__ void copy_transposed_kernel(StridedIndex<2> outer, T* to, const T* from,
                                        std::int64_t to_row_stride, std::int64_t from_col_stride,
                                        std::int64_t rows, std::int64_t cols) {
-  __shared__ T tile[kTile][kTile + 1];
+  constexpr int kPadding = sizeof(T) < 4 ? 4 / sizeof(T) : 1;  // lines an odd number of banks apart
+  __shared__ T tile[kTile][kTile + kPadding];
   const auto offsets = outer.offsets(blockIdx.z);
   const std::int64_t row0 = std::int64_t{blockIdx.y} * kTile, col0 = std::int64_t{blockIdx.x} * kTile;
   const int lane = threadIdx.x % kTile;
@@ -189,10 +192,24 @@ __global__ void accumulate_kernel(StridedIndex<2> kept, StridedIndex<1> summed, 
   store(to, convert_vector<T>(sum));
 }
 
-template <class T>
-__global__ void fill_kernel(StridedIndex<1> index, T* to, T value, std::uint32_t elements) {
+template <int kWidth, class T>
+__global__ void fill_kernel(StridedIndex<1> index, T* to, T value, std::uint32_t vectors) {
   const std::uint32_t i = blockIdx.x * kThreads + threadIdx.x;
-  if (i < elements) to[index.offsets(i)[0]] = value;
+  if (i >= vectors) return;
+  Vector<T, kWidth> values;
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) values[k] = value;
+  store(to + index.offsets(i)[0] * kWidth, values);
+}
+
+template <class T>
+void fill_typed(const StridedLoop<1>& loop, T* to, T value, std::int64_t numel, cudaStream_t stream) {
+  const int width = vector_width(loop, {to}, {sizeof(T)}) == kVectorWidth<T> ? kVectorWidth<T> : 1;
+  const StridedIndex<1> index(in_vectors(loop, width));
+  const auto vectors = static_cast<std::uint32_t>(numel / width);
+  const auto kernel = width == 1 ? fill_kernel<1, T> : fill_kernel<kVectorWidth<T>, T>;
+  kernel<<<blocks_for(vectors), kThreads, 0, stream>>>(index, to, value, vectors);
+  CUDA_CHECK_LAUNCH();
 }
 
 // The bits of `value` in dtype, converted as core/copy.h says.
@@ -295,13 +312,16 @@ void fill(const Tensor& destination, double value) {
   }
   ERGON_CHECK(destination.numel() < std::int64_t{1} << 31,
               "[fill] a tensor of shape {} on cuda: expected fewer than 2^31 elements", destination.shape());
-  const StridedIndex<1> index(merge_dims<1>(destination.shape(), {destination.strides()}));
+  const StridedLoop<1> loop = merge_dims<1>(destination.shape(), {destination.strides()});
   dispatch_all(destination.dtype(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    fill_kernel<<<blocks_for(destination.numel()), kThreads, 0, stream>>>(
-        index, static_cast<T*>(destination.data_ptr()), host_convert<T>(value),
-        static_cast<std::uint32_t>(destination.numel()));
-    CUDA_CHECK_LAUNCH();
+    dispatch_bits(destination.dtype(), [&](auto bits_tag) {
+      using Bits = typename decltype(bits_tag)::type;
+      if constexpr (sizeof(Bits) == sizeof(T)) {
+        fill_typed(loop, static_cast<Bits*>(destination.data_ptr()),
+                   std::bit_cast<Bits>(host_convert<T>(value)), destination.numel(), stream);
+      }
+    });
   });
 }
 

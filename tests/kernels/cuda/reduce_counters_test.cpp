@@ -1,6 +1,8 @@
 // What the reductions move, by the simulated GPU's counters, and that they are right where they cannot go in
 // vectors.
 
+#include <array>
+
 #include <gtest/gtest.h>
 
 #include "core/stream.h"
@@ -102,6 +104,38 @@ TEST(ReduceCounters, WhatDoesNotFitVectorsIsRight) {
               << to_string(shape) << " " << name_of(layout) << (columns ? " columns" : " rows");
         }
       }
+    }
+  }
+}
+
+// The workspace is written by the blocks that share a result and read by those that join what they found.
+TEST(ExtremumCounters, ReadsEachElementOnceInFullSectors) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const auto& [outer, length, inner] :
+         {std::array<std::int64_t, 3>{64, 512, 1}, {1, 8192, 32}, {4, 64, 128}}) {
+      const Tensor x = uniform({outer, length, inner}, {.dtype = dtype}).to(kCuda);
+      const Tensor values = empty({outer, inner}, {dtype, kCuda}),
+                   indices = empty({outer, inner}, {DType::i64, kCuda});
+      const ExtremumArgs args{.dtype = dtype,
+                              .x = x.data_ptr(),
+                              .values = values.data_ptr(),
+                              .indices = indices.data<std::int64_t>(),
+                              .outer = outer,
+                              .length = length,
+                              .inner = inner};
+      const Tensor workspace = empty({cuda::extremum_workspace(args)}, {DType::u8, kCuda});
+      synchronize(kCuda);
+      simgpu::clear_launches();
+      cuda::extremum(args, workspace.data_ptr());
+      synchronize(kCuda);
+      simgpu::Counters counters{};
+      for (const simgpu::LaunchRecord& launch : simgpu::launches()) counters += launch.counters;
+      SCOPED_TRACE(to_string(x.shape()));
+      const auto loads = static_cast<std::uint64_t>(x.nbytes() + workspace.nbytes());
+      EXPECT_EQ(counters.global_load_sectors * 32,
+                loads);  // of the workspace's i64 only the lower halves matter
+      EXPECT_EQ(counters.global_store_bytes,
+                static_cast<std::uint64_t>(values.nbytes() + indices.nbytes() + workspace.nbytes()));
     }
   }
 }
