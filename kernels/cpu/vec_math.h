@@ -10,7 +10,7 @@
 //   function      error    range and special values
 //   exp            1.1     all x; subnormal results too; exp(-inf) = 0, overflow to inf above 88.7228
 //   exp_normal     1.1     x < 88; exp(-87) = 1.6e-38 below -87
-//   exp2_or_zero   1.0     x < 127.5; 0 below -125
+//   exp2_or_zero   1.1     x < 127.5; 0 below -125
 //   expm1          1.7     all x; -1 below -17.4, inf above 88.7228
 //   log            0.9     all x > 0 with subnormals; log(0) = -inf, log(x < 0) = NaN, log(inf) = inf
 //   tanh           2.7     all x; exactly +-1 beyond 9.02
