@@ -22,9 +22,9 @@ inline T combine(T so_far, T x) {
   if constexpr (op == ReduceOp::sum) {
     return so_far + x;
   } else if constexpr (op == ReduceOp::max) {
-    return (x > so_far) | (mode == NanMode::propagate && x != x) ? x : so_far;
+    return ((x > so_far) | (mode == NanMode::propagate && x != x)) ? x : so_far;
   } else {
-    return (x < so_far) | (mode == NanMode::propagate && x != x) ? x : so_far;
+    return ((x < so_far) | (mode == NanMode::propagate && x != x)) ? x : so_far;
   }
 }
 
