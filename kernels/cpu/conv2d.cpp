@@ -3,7 +3,7 @@
 #include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/cpu/conv2d_tile.h"
-#include "kernels/cpu/row_reduce.h"
+#include "kernels/cpu/vector_loop.h"
 
 namespace ergon::kernels::cpu {
 namespace {
@@ -269,7 +269,9 @@ constexpr int64_t kStagedBytes = 512 << 10;
 
 template <class T>
 bool all_finite(const T* x, int64_t n) {
-  return sum_of<T>(n, [&](int64_t i) { return x[i] * T(0); }) == T(0);  // an infinity times 0 is NaN
+  VectorSum<T> zeros;
+  for_each_vector<T>(n, [&](int64_t i, auto at) { zeros.add(at, at.load(x + i) * T(0)); });
+  return zeros.total() == T(0);  // an infinity times 0 is NaN
 }
 
 // The sum of dout * x at one tap over the positions of the output alone. dot_tile also multiplies what lies

@@ -117,27 +117,4 @@ inline T reduce_run(const T* x, std::int64_t n) {
   return combine<op, mode>(reduce_run<op, mode>(x, half), reduce_run<op, mode>(x + half, n - half));
 }
 
-// The sum of term(i) for i in [0, n), each i asked once and independent of the others; as many partial sums
-// as fill 64 bytes, added up pairwise.
-template <class T, class Term>
-inline T sum_of(std::int64_t n, Term&& term) {
-  constexpr int kLanes = row_reduce_detail::VectorOf<T>::lanes;
-  typename row_reduce_detail::VectorOf<T>::type sums{}, terms{};
-  T lanes[kLanes];
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-#pragma omp simd
-    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = term(i + lane);
-    std::memcpy(&terms, lanes, sizeof(terms));
-    sums += terms;
-  }
-  if (i < n) {
-    std::fill_n(lanes, kLanes, T(0));
-    for (int lane = 0; i < n; ++i, ++lane) lanes[lane] = term(i);
-    std::memcpy(&terms, lanes, sizeof(terms));
-    sums += terms;
-  }
-  return row_reduce_detail::fold<ReduceOp::sum, NanMode::propagate, T>(sums);
-}
-
 }  // namespace ergon::kernels::cpu

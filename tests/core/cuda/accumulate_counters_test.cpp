@@ -3,8 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "core/copy.h"
-#include "core/stream.h"
-#include "simgpu/simgpu.h"
+#include "tests/support/launch_counters.h"
 #include "tests/support/reference.h"
 
 namespace ergon {
@@ -15,12 +14,7 @@ const Device kCuda = Device::cuda();
 TEST(DeviceAccumulate, GoesIn16ByteVectorsInFullSectors) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f64}) {
     const Tensor sum = zeros({16, 512}, {dtype, kCuda}), source = ones({16, 512}, {dtype, kCuda});
-    synchronize(kCuda);
-    simgpu::clear_launches();
-    detail::accumulate(sum, source);
-    synchronize(kCuda);
-    ASSERT_EQ(simgpu::launches().size(), 1u);
-    const simgpu::Counters& counters = simgpu::launches().back().counters;
+    const simgpu::Counters counters = test::counters_of([&] { detail::accumulate(sum, source); });
     const auto bytes = static_cast<std::uint64_t>(sum.nbytes());
     EXPECT_EQ(counters.global_load_bytes, 2 * bytes);
     EXPECT_EQ(counters.global_load_sectors * 32, 2 * bytes);

@@ -3,9 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include "core/stream.h"
 #include "kernels/elementwise.h"
-#include "simgpu/simgpu.h"
+#include "tests/support/launch_counters.h"
 #include "tests/support/reference.h"
 
 namespace ergon::kernels {
@@ -18,16 +17,6 @@ const Device kCuda = Device::cuda();
 Operand operand(const Tensor& tensor, const Shape& shape) {
   const Tensor expanded = tensor.expand(shape);
   return {expanded.data_ptr(), tensor.dtype(), expanded.strides()};
-}
-
-// Of the one launch that `run` makes.
-simgpu::Counters counters_of(const std::function<void()>& run) {
-  synchronize(kCuda);
-  simgpu::clear_launches();
-  run();
-  synchronize(kCuda);
-  EXPECT_EQ(simgpu::launches().size(), 1u);
-  return simgpu::launches().back().counters;
 }
 
 Tensor numbers(const Shape& shape, DType dtype, std::uint64_t seed = 1) {
