@@ -1,7 +1,7 @@
 #pragma once
 
-// Whose kernels compute matrix products, convolutions and attention's forward on CUDA: Ergon's own, or
-// NVIDIA's libraries, which are loaded when the first of them asks for them.
+// Whose kernels compute matrix products, convolutions and attention on CUDA: Ergon's own, or NVIDIA's
+// libraries, which are loaded when the first of them asks for them.
 
 #include <cstdint>
 

@@ -120,14 +120,15 @@ std::int64_t attention_forward_workspace(const AttentionParams& p) {
   const Arguments a = forward_arguments(p);
   const std::int64_t bytes =
       a.splits > 1 ? a.splits * a.statistics * (p.head_dim + 1) * std::int64_t{sizeof(float)} : 0;
-  return by_cudnn(p) ? std::max(bytes, cudnn_attention_workspace(p)) : bytes;
+  return by_cudnn(p) ? std::max(bytes, cudnn_attention_forward_workspace(p)) : bytes;
 }
 
 std::int64_t attention_backward_workspace(const AttentionParams& p) {
   if (!by_tensor_cores(p)) return 0;
   const Arguments a = backward_arguments(p);
-  return a.splits * a.split_stride * std::int64_t{sizeof(float)}
-         + a.statistics * std::int64_t{sizeof(float2)};
+  const std::int64_t bytes =
+      a.splits * a.split_stride * std::int64_t{sizeof(float)} + a.statistics * std::int64_t{sizeof(float2)};
+  return by_cudnn(p) ? std::max(bytes, cudnn_attention_backward_workspace(p)) : bytes;
 }
 
 void attention_forward(const AttentionParams& p) {
@@ -144,6 +145,7 @@ void attention_backward(const AttentionParams& p) {
   check(p);
   const Arguments a = backward_arguments(p);
   if (p.batch == 0 || p.num_heads == 0) return;
+  if (by_cudnn(p) && cudnn_attention_backward(p)) return;
   if (!by_tensor_cores(p)) return launch_simt_backward(a);
   p.dtype == DType::bf16 ? launch_bf16_backward(a) : launch_f16_backward(a);
 }

@@ -258,12 +258,15 @@ class CudnnAttention : public testing::Test {
  protected:
   void TearDown() override {
     kernels::set_attention_provider(AttentionProvider::ergon);
-    set_version(92600);
+    set("version", std::size_t{92600});
+    set("kernels", true);
+    set("execution", 0);
   }
-  // The double's library is loaded by the first call of it.
-  void set_version(std::size_t version) {
+  // Of the double, whose library is loaded by the first call of it.
+  template <class T>
+  static void set(const std::string& what, T value) {
     void* library = dlopen(ERGON_CUDNN_DOUBLE, RTLD_NOW);
-    reinterpret_cast<void (*)(std::size_t)>(dlsym(library, "ergon_double_set_version"))(version);
+    reinterpret_cast<void (*)(T)>(dlsym(library, ("ergon_double_set_" + what).c_str()))(value);
   }
 
   struct Result {
@@ -289,6 +292,39 @@ class CudnnAttention : public testing::Test {
     // Sums of at most 16 products and of as many exponentials, and one of each of our approximations.
     EXPECT_TRUE(test::near(theirs.lse, ours.lse, {.atol = 128 * 0x1p-24}));
   }
+  using Gradients = std::vector<std::vector<double>>;  // of q, k and v
+  static Gradients gradients(AttentionProvider provider, const std::vector<Tensor>& qkv,
+                             const ops::AttentionOptions& options, DType dtype, Device device) {
+    kernels::set_attention_provider(provider);
+    std::vector<Tensor> in;
+    for (const Tensor& t : qkv) in.push_back(t.to(dtype).to(device).detach().set_requires_grad(true));
+    const Tensor o = ops::scaled_dot_product_attention(in[0], in[1], in[2], options);
+    o.backward(test::uniform(o.shape(), {.dtype = qkv[0].dtype(), .seed = 9}).to(dtype).to(device));
+    Gradients result;
+    for (const Tensor& t : in) result.push_back(t.grad().to_vector<double>());
+    return result;
+  }
+  // Expects `calls` calls of the library in a forward and a backward, and errors of at most twice those of
+  // ours, and one rounding more, which cuDNN does to each gradient of a group's two heads.
+  void compare_gradients(const std::vector<Tensor>& qkv, const ops::AttentionOptions& options, int calls) {
+    const DType dtype = qkv[0].dtype();
+    const auto ergon = AttentionProvider::ergon;
+    const Gradients exact = gradients(ergon, qkv, options, DType::f64, Device::cpu()),
+                    ours = gradients(ergon, qkv, options, dtype, kCuda);
+    const int before = library_.calls();
+    const Gradients theirs = gradients(AttentionProvider::cudnn, qkv, options, dtype, kCuda);
+    EXPECT_EQ(library_.calls() - before, calls);
+    for (std::size_t i = 0; i < 3; ++i) {
+      double error = 0, our_error = 0, largest = 0;
+      for (std::size_t j = 0; j < exact[i].size(); ++j) {
+        const double here = std::abs(theirs[i][j] - exact[i][j]);
+        if (!(here <= error)) error = here;
+        our_error = std::max(our_error, std::abs(ours[i][j] - exact[i][j]));
+        largest = std::max(largest, std::abs(exact[i][j]));
+      }
+      EXPECT_LE(error, 2 * our_error + 2 * test::unit_roundoff(dtype) * largest) << "gradient " << i;
+    }
+  }
   static std::vector<Tensor> operands(DType dtype, std::int64_t seqlen_q, std::int64_t seqlen_k) {
     std::vector<Tensor> result;
     for (const std::int64_t i : {0, 1, 2}) {
@@ -309,17 +345,13 @@ TEST_F(CudnnAttention, ForwardOfGroupedHeads) {
   }
 }
 
-TEST_F(CudnnAttention, TheBackwardTakesItsResults) {
-  kernels::set_attention_provider(AttentionProvider::cudnn);
-  const int before = library_.calls();
-  std::vector<Tensor> qkv = operands(DType::bf16, 8, 8);
-  for (Tensor& t : qkv) t.set_requires_grad(true);
-  const Tensor v = ones(qkv[2].shape(), qkv[2].options()).set_requires_grad(true);
-  const Tensor o = ops::scaled_dot_product_attention(qkv[0], qkv[1], v, {.causal = true});
-  o.backward(ones(o.shape(), o.options()));
-  EXPECT_EQ(library_.calls() - before, 1);
-  // Values that are all the same: o = 1, and probabilities, which add up to 1, do not matter.
-  EXPECT_TRUE(test::near(qkv[0].grad(), std::vector<double>(static_cast<std::size_t>(o.numel()), 0)));
+TEST_F(CudnnAttention, BackwardOfGroupedHeads) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    for (const bool deterministic : {true, false}) {
+      compare_gradients(operands(dtype, 9, 13), {.softmax_scale = 0.7, .deterministic = deterministic}, 2);
+      compare_gradients(operands(dtype, 11, 11), {.causal = true, .deterministic = deterministic}, 2);
+    }
+  }
 }
 
 TEST_F(CudnnAttention, StridedOperandsAreReadWhereTheyAre) {
@@ -328,6 +360,7 @@ TEST_F(CudnnAttention, StridedOperandsAreReadWhereTheyAre) {
   for (const std::int64_t i : {0, 1, 2})
     parts.push_back(qkv.slice(2, i * 32, (i + 1) * 32).view({2, 7, 2, 16}));
   compare(parts, {.causal = true}, 1);
+  compare_gradients(parts, {.causal = true}, 2);  // into pieces of one gradient
 }
 
 TEST_F(CudnnAttention, WhatItCannotDoErgonComputes) {
@@ -335,9 +368,25 @@ TEST_F(CudnnAttention, WhatItCannotDoErgonComputes) {
   compare(operands(DType::bf16, 5, 6), {.causal = true}, 0);
   compare(operands(DType::bf16, 5, 6), {.window_left = 2}, 0);
   compare(operands(DType::bf16, 5, 6), {.softcap = 2}, 0);
-  set_version(91900);  // masks came with 9.21
+  set("version", std::size_t{91900});  // masks came with 9.21
   compare(operands(DType::bf16, 6, 6), {.causal = true}, 0);
   compare(operands(DType::bf16, 6, 6), {}, 1);
+  compare_gradients(operands(DType::bf16, 6, 6), {.causal = true}, 1);  // the backward's
+  set("version", std::size_t{91500});
+  compare_gradients(operands(DType::bf16, 6, 6), {}, 1);  // the forward's
+  set("version", std::size_t{92600});
+  compare_gradients(operands(DType::bf16, 1, 1), {}, 1);  // the forward's
+  set("kernels", false);
+  compare_gradients(operands(DType::bf16, 6, 7), {}, 0);
+}
+
+TEST_F(CudnnAttention, AFailureOfTheLibraryIsAnError) {
+  kernels::set_attention_provider(AttentionProvider::cudnn);
+  Tensor q = operands(DType::bf16, 4, 4)[0].set_requires_grad(true);
+  const Tensor o = ops::scaled_dot_product_attention(q, q, q);
+  set("execution", 5000);  // CUDNN_STATUS_EXECUTION_FAILED
+  EXPECT_EQ(test::error_of([&] { o.backward(ones(o.shape(), o.options())); }),
+            "[attention] cudnnBackendExecute: CUDNN_STATUS_EXECUTION_FAILED");
 }
 #endif
 
