@@ -41,6 +41,11 @@ struct AttentionBias {
 // softmax_lse   (batch, num_heads, seqlen_q)               f32, or f64 with f64 operands; may be null in a
 //                                                          forward
 //
+// softmax_lse_residual, of softmax_lse's shape, f32, with f32 operands only: log(sum_j exp(s[b,h,i,j])) -
+// softmax_lse, what rounding takes away, which where scores are large is an error common to a row's
+// probabilities (docs/attention.md). Null: a forward does not store it, a backward takes 0. 16-bit operands'
+// probabilities are rounded by more, f64's softmax_lse by little.
+//
 // Packed batches (both cu_seqlens): item b has rows cu_seqlens[b] to cu_seqlens[b + 1] of q and o, or of k
 // and v; seqlen_q and seqlen_k are the longest items'; softmax_lse is (num_heads, total_q); no bias.
 // A cache (forward only): item b has seqlens_k[b] keys, at most seqlen_k. With block_table its keys lie in
@@ -81,6 +86,7 @@ struct AttentionParams {
   std::int64_t total_q = 0, total_k = 0;  // rows of q, and of k and v, in a packed batch
   AttentionOperand q = {}, k = {}, v = {}, o = {};
   void* softmax_lse = nullptr;
+  float* softmax_lse_residual = nullptr;
   AttentionOperand dout = {}, dq = {}, dk = {}, dv = {};  // backward only
   void* workspace = nullptr;  // attention_..._workspace() bytes on the operands' device, aligned to 16
   bool deterministic = true;  // backward; off: CUDA may add up dq in any order, which is faster

@@ -81,13 +81,14 @@ AttentionParams make_params(const Inputs& in, const AttentionOptions& options, s
 // The way back. The pointers in `params` stay valid as long as what was saved.
 class Backward {
  public:
-  Backward(const AttentionParams& params, const Inputs& in, const Tensor& o, const Tensor& lse)
+  Backward(const AttentionParams& params, const Inputs& in, const Tensor& o, const Tensor& lse,
+           const Tensor& lse_residual)
       : params_(params),
         q_(autograd::save(in.q)),
         k_(autograd::save(in.k)),
         v_(autograd::save(in.v)),
         others_{autograd::save(o), autograd::save(lse)} {
-    for (const Tensor* t : {&in.bias, &in.alibi_slopes, &in.cu_seqlens_q, &in.cu_seqlens_k})
+    for (const Tensor* t : {&lse_residual, &in.bias, &in.alibi_slopes, &in.cu_seqlens_q, &in.cu_seqlens_k})
       if (t->defined()) others_.push_back(autograd::save(*t));
   }
 
@@ -129,12 +130,16 @@ Tensor attend(const char* op, AttentionParams params, const Inputs& in, const Te
   const Tensor o = empty(in.q.shape(), in.q.options());
   const Tensor operands[] = {q, k, v};
   const bool recording = autograd::should_record(operands);
-  Tensor lse;
+  Tensor lse, lse_residual;
   if (recording || softmax_lse != nullptr) {
     const Shape shape = in.cu_seqlens_q.defined() ? Shape{params.num_heads, params.total_q}
                                                   : Shape{params.batch, params.num_heads, params.seqlen_q};
     lse = empty(shape, {o.dtype() == DType::f64 ? DType::f64 : DType::f32, o.device()});
     params.softmax_lse = lse.data_ptr();
+    if (recording && o.dtype() == DType::f32) {
+      lse_residual = empty(shape, lse.options());
+      params.softmax_lse_residual = lse_residual.data<float>();
+    }
   }
   params.o = operand(o);
   const Tensor workspace =
@@ -143,7 +148,7 @@ Tensor attend(const char* op, AttentionParams params, const Inputs& in, const Te
   ERGON_KERNEL(o.device(), attention_forward, params);
   if (softmax_lse != nullptr) *softmax_lse = lse;
   if (!recording) return o;
-  return autograd::record(op, o, {q, k, v}, Backward(params, in, o, lse));
+  return autograd::record(op, o, {q, k, v}, Backward(params, in, o, lse, lse_residual));
 }
 
 }  // namespace

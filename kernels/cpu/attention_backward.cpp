@@ -1,5 +1,5 @@
 // FlashAttention-2's backward (Dao 2023, arXiv 2307.08691) over cores and register tiles. With scores s,
-// probabilities p = exp(s - lse), delta = sum(dout * o) and dropout's factors f:
+// probabilities p = exp(s - lse - residual), delta = sum(dout * o) and dropout's factors f:
 //   dv = (f p)^T dout,  ds = p (f (dout v^T) - delta),  dq = scale * ds k,  dk = scale * ds^T q.
 
 #include <limits>
@@ -30,13 +30,14 @@ class Backward {
     const int64_t width = round_up(p_.head_dim, kLanes<Acc>), rows = block_ * width,
                   panels = block_ * p_.head_dim, matrix = block_ * block_;
     Acc* next =
-        thread_workspace.reserve<Acc>(6 * rows + 2 * panels + 2 * matrix + 3 * block_ + dq_rows * width);
+        thread_workspace.reserve<Acc>(6 * rows + 2 * panels + 2 * matrix + 5 * block_ + dq_rows * width);
     const auto take = [&](int64_t elements) { return std::exchange(next, next + elements); };
     k_ = {take(rows), width}, v_ = {take(rows), width}, dk_ = {take(rows), width}, dv_ = {take(rows), width};
     q_ = {take(rows), width}, dout_ = {take(rows), width};
     p_matrix_ = take(matrix), ds_matrix_ = take(matrix);
     k_panels_ = take(panels), v_panels_ = take(panels);
-    cap_slope_ = take(block_), factors_ = take(block_), delta_ = take(block_);
+    cap_slope_ = take(block_), factors_ = take(block_);
+    lse_ = take(block_), residual_ = take(block_), delta_ = take(block_);
     dq_ = {take(dq_rows * width), width};
   }
 
@@ -112,13 +113,20 @@ class Backward {
                             const int64_t row = i - queries.begin;
                             delta_[row] = dot(dout_[row], o, p_.head_dim);
                           });
+    constexpr Acc kInfinity = std::numeric_limits<Acc>::infinity();
+    for (int64_t i = queries.begin; i < queries.end; ++i) {
+      const int64_t row = i - queries.begin, at = item.statistics(head) + i;
+      const Acc lse = static_cast<const Acc*>(p_.softmax_lse)[at];
+      lse_[row] = lse == -kInfinity ? kInfinity : lse;  // a query that sees no key has no probabilities
+      residual_[row] =
+          p_.softmax_lse_residual == nullptr ? Acc(0) : p_.softmax_lse_residual[at] * kLog2E<Acc>;
+    }
   }
 
   // One block of queries against one of keys, both loaded: dq, dk_ and dv_ +=.
   template <Gradient gradient>
   void run_block(const Item& item, int64_t head, Range queries, Range keys, const Block<Acc>& dq) {
     const ScoreRules<T> rules(p_, item, head);
-    const Acc* const lse = item.lse<const Acc>(head);
     for (int64_t i = queries.begin; i < queries.end; i += kTileM) {
       const Range strip{i, std::min<int64_t>(i + kTileM, queries.end)};
       const int64_t row = i - queries.begin, count = strip.end - strip.begin;
@@ -130,7 +138,7 @@ class Backward {
       multiply_panels(dout_[row], dout_.width, count, p_.head_dim, v_panels_, seen, ds, block_);
       for (int64_t r = 0; r < count; ++r) {
         differentiate_row(rules, i + r, item.keys_of(i + r).within(keys).minus(keys.begin), keys.begin,
-                          columns.read, lse[i + r], delta_[row + r], p + r * block_, ds + r * block_);
+                          columns.read, row + r, p + r * block_, ds + r * block_);
       }
       if constexpr (gradient != Gradient::of_keys) {
         const Range some = columns.some;
@@ -152,29 +160,29 @@ class Backward {
     }
   }
 
-  // One row of the matrices: scores become f * p, and dout v^T becomes ds; zero where it is masked.
+  // One row of the matrices, `row` of the loaded queries: scores become f * p, and dout v^T becomes ds; zero
+  // where it is masked.
   void differentiate_row(const ScoreRules<T>& rules, int64_t query, Range visible, int64_t first_key,
-                         Range read, Acc lse, Acc delta, Acc* p, Acc* ds) {
+                         Range read, int64_t row, Acc* p, Acc* ds) {
     rules.apply(p, query, visible, first_key, cap_slope_);
     if (rules.drops) rules.drop(ds, query, visible, first_key, factors_);
-    // A row that sees no key has no probabilities.
-    const Acc shift = lse == -std::numeric_limits<Acc>::infinity() ? -lse : lse;
-    differentiate_softmax(p, ds, runs_of(visible), shift, delta);
+    differentiate_softmax(p, ds, runs_of(visible), lse_[row], residual_[row], delta_[row]);
     if (rules.caps)
       for (int64_t j = visible.begin; j < visible.end; ++j) ds[j] *= cap_slope_[j];
     if (rules.drops)
       for (int64_t j = visible.begin; j < visible.end; ++j) p[j] *= factors_[j];
-    for (Acc* row : {p, ds}) {
-      fill_edges(row, visible, Acc(0));
-      clear_outside(row, visible, read);
+    for (Acc* matrix_row : {p, ds}) {
+      fill_edges(matrix_row, visible, Acc(0));
+      clear_outside(matrix_row, visible, read);
     }
   }
 
-  // p = exp(p - lse), ds = p * (ds - delta)
-  static void differentiate_softmax(Acc* __restrict p, Acc* __restrict ds, Range runs, Acc lse, Acc delta) {
+  // p = exp(p - lse) / 2^residual, ds = p * (ds - delta)
+  static void differentiate_softmax(Acc* __restrict p, Acc* __restrict ds, Range runs, Acc lse, Acc residual,
+                                    Acc delta) {
 #pragma omp simd
     for (int64_t j = runs.begin; j < runs.end; ++j) {
-      p[j] = exp_shifted(p[j], lse);
+      p[j] = exp_shifted(p[j], lse, residual);
       ds[j] = p[j] * (ds[j] - delta);
     }
   }
@@ -187,7 +195,8 @@ class Backward {
   Acc *p_matrix_, *ds_matrix_;  // (block, block)
   Acc *k_panels_, *v_panels_;   // k^T and v^T as B of a product
   Acc *cap_slope_, *factors_;   // (block): of a row
-  Acc* delta_;                  // (block): of the loaded queries
+  // (block): of the loaded queries; the residual in powers of 2
+  Acc *lse_, *residual_, *delta_;
 };
 
 template <class T>

@@ -53,13 +53,13 @@ void store_scaled(Acc* source, int64_t n, Acc scale, T* target) {
   }
 }
 
-// exp(x - shift), and zero for x = -infinity. The difference comes first: of large numbers, products with
-// log2(e) would differ by more than the scores are wrong.
+// exp(x - shift) / 2^residual, and zero for x = -infinity. The difference comes first: of large numbers,
+// products with log2(e) would differ by more than the scores are wrong.
 template <class Acc>
 inline constexpr Acc kLog2E = static_cast<Acc>(1.4426950408889634074);
 template <class Acc>
-inline Acc exp_shifted(Acc x, Acc shift) {
-  return vexp2_or_zero((x - shift) * kLog2E<Acc>);
+inline Acc exp_shifted(Acc x, Acc shift, Acc residual = 0) {
+  return vexp2_or_zero((x - shift) * kLog2E<Acc> - residual);
 }
 
 // The largest of n numbers, NaN aside; n is a multiple of kLanes.

@@ -58,6 +58,17 @@ Acc* part_of(const AttentionParams& p, const Split& split, int64_t batch, int64_
   return static_cast<Acc*>(p.workspace) + (row * split.parts + part) * (p.head_dim + 2);
 }
 
+// softmax_lse of a row, and what its rounding takes away; -infinity and 0 without keys.
+template <class Acc>
+void store_lse(const AttentionParams& p, int64_t row, Acc max, Acc sum) {
+  if (p.softmax_lse == nullptr) return;
+  const double exact = static_cast<double>(max) + static_cast<double>(std::log(sum));
+  const Acc lse = static_cast<Acc>(exact);
+  static_cast<Acc*>(p.softmax_lse)[row] = lse;
+  if (p.softmax_lse_residual == nullptr) return;
+  p.softmax_lse_residual[row] = sum == 0 ? 0.0f : static_cast<float>(exact - static_cast<double>(lse));
+}
+
 template <class T>
 class Forward {
   using Acc = accumulate_t<T>;
@@ -181,12 +192,11 @@ class Forward {
 
   void finish(const Item& item, int64_t head, int64_t slot, Range rows) {
     const Rows<T> o = item.query_rows<T>(p_.o, head);
-    Acc* lse = item.lse<Acc>(head);
     for (int64_t i = rows.begin; i < rows.end; ++i) {
       const int64_t row = slot * split_.rows + i - rows.begin;
       const Acc max = max_[row], sum = sum_[row];
       store_scaled(out_[row], p_.head_dim, sum == 0 ? Acc(0) : 1 / sum, o[i]);
-      if (lse != nullptr) lse[i] = max + std::log(sum);  // -infinity without keys
+      store_lse(p_, item.statistics(head) + i, max, sum);
     }
   }
 
@@ -233,7 +243,7 @@ void combine(const AttentionParams& p, const Split& split, int64_t row) {
     for (int64_t d = 0; d < p.head_dim; ++d) out[d] += weight * part[d];
   }
   store_scaled(out, p.head_dim, sum == 0 ? Acc(0) : 1 / sum, item.query_rows<T>(p.o, head)[i]);
-  if (Acc* const lse = item.lse<Acc>(head); lse != nullptr) lse[i] = max + std::log(sum);
+  store_lse(p, item.statistics(head) + i, max, sum);
 }
 
 }  // namespace

@@ -84,13 +84,10 @@ class Item {
         p_.cu_seqlens_k == nullptr ? batch * operand.batch_stride : first_k * operand.seqlen_stride;
     return {data + first, operand.seqlen_stride};
   }
-  // softmax_lse of query 0; null if it is not wanted.
-  template <class Acc>
-  Acc* lse(int64_t head) const {
-    if (p_.softmax_lse == nullptr) return nullptr;
-    return static_cast<Acc*>(p_.softmax_lse)
-           + (p_.cu_seqlens_q == nullptr ? (batch * p_.num_heads + head) * p_.seqlen_q
-                                         : head * p_.total_q + first_q);
+  // Where softmax_lse of query 0 is, in elements, and what else there is one of for each query.
+  int64_t statistics(int64_t head) const {
+    return p_.cu_seqlens_q == nullptr ? (batch * p_.num_heads + head) * p_.seqlen_q
+                                      : head * p_.total_q + first_q;
   }
 
   const int64_t batch, first_q, first_k, seqlen_q, seqlen_k;

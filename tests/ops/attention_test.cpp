@@ -30,6 +30,7 @@ struct Case {
   ops::AttentionOptions options = {};
   BiasShape bias = BiasShape::none;
   bool alibi = false;
+  double bias_mean = 0;
 };
 
 // Every feature, head_dim, dtype and length around the edges of tiles, not every combination of them.
@@ -85,6 +86,17 @@ const Case kCases[] = {
      DType::bf16,
      {.window_left = 40, .window_right = 3, .softcap = 3}},
     {{65, 1}, {64, 200}, 2, 1, 128, DType::f16, {.causal = true}},
+};
+
+// Rows whose scores all lie far below zero, where one unit of fp32 is large: by ALiBi, of queries that stand
+// before all keys, and by a bias.
+const Case kLargeScores[] = {
+    {{1000}, {129}, 2, 1, 64, DType::f32, {}, BiasShape::none, true},
+    {{40, 1000}, {150, 70}, 2, 2, 32, DType::f32, {.dropout_p = 0.2}, BiasShape::none, true},
+    {{150}, {150}, 2, 1, 64, DType::f32, {.causal = true}, BiasShape::full, false, -300},
+    {{40}, {70}, 1, 1, 128, DType::f32, {.window_left = 30, .softcap = 2}, BiasShape::per_key, true, -1000},
+    {{3}, {1100}, 2, 2, 32, DType::f32, {}, BiasShape::per_key, false, -1000},  // parts of the keys
+    {{40}, {150}, 1, 1, 64, DType::f32, {.softmax_scale = 0}, BiasShape::full, false, -1000},  // exact scores
 };
 
 // Head sizes that only the CPU takes.
@@ -146,7 +158,8 @@ Operands operands(const Case& c) {
   if (c.bias != BiasShape::none) {
     const Shape full{batch, c.num_heads, M, N};
     in.options.bias =
-        test::uniform(c.bias == BiasShape::full ? full : Shape{N}, {.dtype = c.dtype, .seed = 6});
+        test::uniform(c.bias == BiasShape::full ? full : Shape{N},
+                      {.dtype = c.dtype, .low = c.bias_mean - 2, .high = c.bias_mean + 2, .seed = 6});
     p.bias = in.options.bias.expand(full).to_vector<double>();
   }
   return in;
@@ -221,6 +234,10 @@ TEST(Attention, IsAsExactAsComposed) {
   for (const Case& c : kCases) expect_as_exact_as_composed(for_device(c));
   if (!test::device().is_cpu()) return;
   for (const Case& c : kOddHeads) expect_as_exact_as_composed(c);
+}
+
+TEST(Attention, IsAsExactAsComposedWhereScoresAreLarge) {
+  for (const Case& c : kLargeScores) expect_as_exact_as_composed(for_device(c));
 }
 
 // In f64, where the kernels' own arithmetic leaves no doubt.

@@ -167,7 +167,12 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
     write(p.o.data, p.dtype, o + d, sum > 0 || sum != sum ? acc[i] * kept / sum : Acc(0));
   }
   if (lane == 0 && p.softmax_lse != nullptr) {
-    static_cast<Acc*>(p.softmax_lse)[item.statistic(p, h, row)] = max + log(sum);
+    const std::int64_t at = item.statistic(p, h, row);
+    const double exact = static_cast<double>(max) + static_cast<double>(log(sum));
+    const Acc lse = static_cast<Acc>(exact);
+    static_cast<Acc*>(p.softmax_lse)[at] = lse;
+    if (p.softmax_lse_residual != nullptr)
+      p.softmax_lse_residual[at] = sum == 0 ? 0.0f : static_cast<float>(exact - static_cast<double>(lse));
   }
 }
 
@@ -175,12 +180,15 @@ __global__ void __launch_bounds__(kThreads<Acc, kMaxDim>)
 template <class Acc>
 struct Query {
   int row;
-  Acc lse, delta;  // delta = dout . o, in all of the row's four threads
+  Acc lse, residual, delta;  // delta = dout . o, in all of the row's four threads
 
-  __device__ Query(const AttentionParams& p, const Item& item, int h, int i) : row(i), lse(0), delta(0) {
+  __device__ Query(const AttentionParams& p, const Item& item, int h, int i)
+      : row(i), lse(0), residual(0), delta(0) {
     if (i < item.queries) {
-      lse = static_cast<const Acc*>(p.softmax_lse)[item.statistic(p, h, i)];
+      const std::int64_t at = item.statistic(p, h, i);
+      lse = static_cast<const Acc*>(p.softmax_lse)[at];
       if (lse == -INFINITY) lse = INFINITY;  // no probability is above 0
+      if (p.softmax_lse_residual != nullptr) residual = p.softmax_lse_residual[at];
       const std::int64_t dout = item.query_row(p.dout, h, i), o = item.query_row(p.o, h, i);
       for (int d = threadIdx.x % kLanes; d < p.head_dim; d += kLanes) {
         delta += read<Acc>(p.dout.data, p.dtype, dout + d) * read<Acc>(p.o.data, p.dtype, o + d);
@@ -204,7 +212,7 @@ __device__ void score_gradients(const Arguments& a, const Item& item, const Scor
     Acc kept_probability = 0, gradient = 0;
     if (query.row < item.queries && item.sees(query.row, key)) {
       const Acc product = dot(sq + r * stride, sk + j * stride, head_dim);
-      const Acc probability = exp(scores.score(product, query.row, key) - query.lse);
+      const Acc probability = exp(scores.score(product, query.row, key) - query.lse - query.residual);
       const Acc factor = a.dropout_threshold == 0 ? Acc(1) : dropout.kept(key) ? kept_scale<Acc>(a) : Acc(0);
       kept_probability = probability * factor;
       gradient = probability * (dot(sdout + r * stride, sv + j * stride, head_dim) * factor - query.delta)
