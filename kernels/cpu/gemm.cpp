@@ -1,6 +1,7 @@
 #include "kernels/gemm.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <numeric>
 #include <utility>
 
@@ -30,25 +31,27 @@ int64_t even_block(int64_t size, int64_t limit, int64_t multiple) {
 }
 
 // For a rectangle of m x n elements of C.
-template <class T>
-Plan make_plan(const Problem<T>& p, int64_t m, int64_t n) {
-  constexpr int64_t kFloats = sizeof(T) / sizeof(float);
+template <class E>
+Plan make_plan(const Problem<Sum<E>>& p, int64_t m, int64_t n) {
+  constexpr int64_t kBytes = sizeof(E) / kDepth<E>;  // of one k
   Plan plan;
   // A panel of B (1024 x 32 floats) takes an eighth of a 1 MiB second-level cache; longer panels mean fewer
   // passes over C.
-  plan.block_k = even_block(p.K, 1024 / kFloats, 8);
+  plan.block_k = even_block(p.K, 4096 / kBytes, 8);
   // A packed block of A (4 MB) is read once for each panel of B, from the third-level cache.
-  plan.block_m = even_block(m, std::max<int64_t>(kTileM, 1024 * 1024 / kFloats / plan.block_k), kTileM);
-  plan.scratch_c = p.c.dtype != dtype_of<T>() && plan.block_k < p.K;
-  plan.block_n = even_block(n, plan.scratch_c ? 512 : n, kTileN<T>);
+  plan.block_m = even_block(m, std::max<int64_t>(kTileM, 4 * 1024 * 1024 / kBytes / plan.block_k), kTileM);
+  plan.scratch_c = p.c.dtype != dtype_of<Sum<E>>() && plan.block_k < p.K;
+  plan.block_n = even_block(n, plan.scratch_c ? 512 : n, kTileN<E>);
   // Rows a multiple of 4 KB apart fall on the same lines of the first-level cache: read in place they evict
   // each other.
-  const auto aliased = [](int64_t stride) { return stride * static_cast<int64_t>(sizeof(T)) % 4096 == 0; };
-  const bool a_in_place = p.a.dtype == dtype_of<T>() && (p.a.row == 1 || p.a.col == 1);
-  plan.pack_a = !a_in_place || (p.a.row != 1 && m > 8 && n > kTileN<T> && aliased(p.a.row));
+  const auto aliased = [](int64_t stride) { return stride * kBytes % 4096 == 0; };
+  const bool pairs_in_place = p.a.row % kDepth<E> == 0 && p.a.col == 1 && p.K % kDepth<E> == 0;
+  const bool a_in_place =
+      p.a.dtype == dtype_of<Source<E>>() && (kDepth<E> > 1 ? pairs_in_place : p.a.row == 1 || p.a.col == 1);
+  plan.pack_a = !a_in_place || (p.a.row != 1 && m > 8 && n > kTileN<E> && aliased(p.a.row));
   // A packed element of B serves m products, and saves time where B is too large for the second-level cache.
-  const bool b_in_place = p.b.dtype == dtype_of<T>() && p.b.col == 1;
-  const bool b_large = plan.block_k * n * kFloats > 64 * 1024;
+  const bool b_in_place = kDepth<E> == 1 && p.b.dtype == dtype_of<Source<E>>() && p.b.col == 1;
+  const bool b_large = plan.block_k * n * kBytes > 256 * 1024;
   plan.pack_b = !b_in_place || (m > 160 && b_large) || (m > 2 * kTileM && aliased(p.b.row));
   return plan;
 }
@@ -131,8 +134,9 @@ Problem<T> make_problem(const GemmParams& params, const T* bias, int64_t index) 
   return p;
 }
 
-template <class T>
-void run(const GemmParams& params, const T* bias) {
+template <class E>
+void run(const GemmParams& params, const Sum<E>* bias) {
+  using T = Sum<E>;
   const Problem<T> first = make_problem(params, bias, 0);
   const int64_t batch = params.batch_outer * params.batch_inner;
   // Starting a team takes a few microseconds, the time of about this many products.
@@ -146,9 +150,12 @@ void run(const GemmParams& params, const T* bias) {
   const int64_t m = ceil_div(first.M, grid.rows);
   const int64_t column_vectors = ceil_div(first.N, kLanes<T>);
   const int64_t n = ceil_div(column_vectors, grid.columns) * kLanes<T>;
-  const Plan plan = make_plan(first, m, std::min(n, first.N));
-  const int64_t workspace = round_up(dots ? first.M * first.K : plan.workspace<T>(), 1024);
-  T* workspaces = packing_workspace.reserve<T>(threads * workspace);
+  const Plan plan = make_plan<E>(first, m, std::min(n, first.N));
+  const int64_t packed = round_up(dots ? 0 : plan.packed<E>() * static_cast<int64_t>(sizeof(E)), 4096);
+  const int64_t sums = dots ? first.M * first.K : plan.scratch();
+  const int64_t workspace =
+      packed + round_up(sums * static_cast<int64_t>(sizeof(T)), 4096);  // bytes a thread
+  std::byte* workspaces = packing_workspace.reserve<std::byte>(threads * workspace);
   const int64_t tasks = batch * pieces;
   const auto run_tasks = [&](int64_t begin, int64_t end, int64_t thread) {
     for (int64_t task = begin; task < end; ++task) {
@@ -157,11 +164,12 @@ void run(const GemmParams& params, const T* bias) {
       const int64_t i0 = problem.M * row / grid.rows, i1 = problem.M * (row + 1) / grid.rows;
       const int64_t j0 = column_vectors * column / grid.columns * kLanes<T>;
       const int64_t j1 = std::min(problem.N, column_vectors * (column + 1) / grid.columns * kLanes<T>);
-      T* own = workspaces + thread * workspace;
+      std::byte* own = workspaces + thread * workspace;
+      T* own_sums = reinterpret_cast<T*>(own + packed);
       if (dots) {
-        multiply_by_dots(problem, own, j0, j1);
+        multiply_by_dots(problem, own_sums, j0, j1);
       } else {
-        BlockedGemm<T>(problem, plan, own).run(i0, i1, j0, j1);
+        BlockedGemm<E>(problem, plan, reinterpret_cast<E*>(own), own_sums).run(i0, i1, j0, j1);
       }
     }
   };
@@ -188,16 +196,17 @@ void check(const GemmParams& params) {
   ERGON_INTERNAL_ASSERT(params.M >= 0 && params.N >= 0 && params.K >= 0);
 }
 
-template <class T>
+template <class E>
 void convert_bias_and_run(const GemmParams& params) {
+  using T = Sum<E>;
   if (params.bias == nullptr || params.bias_dtype == dtype_of<T>()) {
-    return run(params, static_cast<const T*>(params.bias));
+    return run<E>(params, static_cast<const T*>(params.bias));
   }
   T* bias = bias_workspace.reserve<T>(params.N);
   dispatch_floating(params.bias_dtype, "gemm", [&](auto tag) {
     convert_run(static_cast<const typename decltype(tag)::type*>(params.bias), bias, params.N);
   });
-  run<T>(params, bias);
+  run<E>(params, bias);
 }
 
 }  // namespace
@@ -208,6 +217,10 @@ void gemm(const GemmParams& params) {
   if (params.M == 0 || params.N == 0 || params.batch_outer <= 0 || params.batch_inner <= 0) return;
   if (params.a.dtype == DType::f64) {
     gemm_detail::convert_bias_and_run<double>(params);
+#ifdef __AVX512BF16__
+  } else if (params.a.dtype == DType::bf16 && params.b.dtype == DType::bf16) {
+    gemm_detail::convert_bias_and_run<gemm_detail::bf16x2>(params);
+#endif
   } else {
     gemm_detail::convert_bias_and_run<float>(params);
   }

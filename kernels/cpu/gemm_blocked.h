@@ -21,20 +21,22 @@ struct Plan {
   bool pack_a, pack_b;  // else read in place
   bool scratch_c;       // sums over several blocks of K stay in T until they are complete
 
-  // Elements of workspace for one thread.
-  template <class T>
-  int64_t workspace() const {
-    return kTileN<T> * block_k + (pack_a ? block_m * block_k : 0) + (scratch_c ? block_m * block_n : 0);
+  // Elements E, and sums, of workspace for one thread.
+  template <class E>
+  int64_t packed() const {
+    return (kTileN<E> + (pack_a ? block_m : 0)) * (block_k / kDepth<E>);
   }
+  int64_t scratch() const { return scratch_c ? block_m * block_n : 0; }
 };
 
-template <class T>
+template <class E>
 class BlockedGemm {
  public:
-  BlockedGemm(const Problem<T>& problem, const Plan& plan, T* workspace) : p_(problem), plan_(plan) {
-    panel_b_ = workspace;
-    packed_a_ = panel_b_ + kTileN<T> * plan.block_k;
-    scratch_ = packed_a_ + (plan.pack_a ? plan.block_m * plan.block_k : 0);
+  using T = Sum<E>;
+
+  BlockedGemm(const Problem<T>& problem, const Plan& plan, E* packed, T* scratch)
+      : p_(problem), plan_(plan), panel_b_(packed), scratch_(scratch) {
+    packed_a_ = panel_b_ + kTileN<E> * (plan.block_k / kDepth<E>);
   }
 
   // Rows [i0, i1) and columns [j0, j1) of C.
@@ -49,7 +51,7 @@ class BlockedGemm {
           block.k = depth * plan_.block_k;
           block.depth = std::min(plan_.block_k, p_.K - block.k);
           if (plan_.pack_a) pack_a(block);
-          for (int64_t j = 0; j < block.n; j += kTileN<T>) multiply_panel(block, j);
+          for (int64_t j = 0; j < block.n; j += kTileN<E>) multiply_panel(block, j);
         }
       }
     }
@@ -71,14 +73,15 @@ class BlockedGemm {
       for (int64_t i = 0; i < block.m; i += kTileM) {
         const int rows = static_cast<int>(std::min<int64_t>(kTileM, block.m - i));
         pack(p_.a, (block.i + i) * p_.a.row + (block.k + k) * p_.a.col, p_.a.row, p_.a.col, rows, depth,
-             block.depth - k - depth, rows, packed_a_ + i * block.depth + k * rows);
+             block.depth - k - depth, rows,
+             packed_a_ + i * elements_of<E>(block.depth) + k / kDepth<E> * rows);
       }
     }
   }
 
   static void pack(const Matrix<const void*>& x, int64_t offset, int64_t lane_stride, int64_t k_stride,
-                   int lanes, int64_t depth, int64_t more, int width, T* target) {
-    with_type<T>(x.dtype, [&](auto tag) {
+                   int lanes, int64_t depth, int64_t more, int width, E* target) {
+    with_operand_type<E>(x.dtype, [&](auto tag) {
       using S = typename decltype(tag)::type;
       pack_panel(Panel<S>{static_cast<const S*>(x.data) + offset, lane_stride, k_stride, lanes, depth, more},
                  width, target);
@@ -87,15 +90,15 @@ class BlockedGemm {
 
   // Columns [j, j + kTileN) of the block.
   void multiply_panel(const Block& block, int64_t j) const {
-    const int columns = static_cast<int>(std::min<int64_t>(kTileN<T>, block.n - j));
-    const int vectors = columns <= kLanes<T> ? 1 : 2;
-    const int width = vectors * kLanes<T>;
+    const int columns = static_cast<int>(std::min<int64_t>(kTileN<E>, block.n - j));
+    const int vectors = columns <= kLanes<E> ? 1 : 2;
+    const int width = vectors * kLanes<E>;
     const int64_t offset = block.k * p_.b.row + (block.j + j) * p_.b.col;
-    TileArgs<T> args;
-    args.K = block.depth;
+    TileArgs<E> args;
+    args.K = elements_of<E>(block.depth);
     args.alpha = p_.alpha;
     if (!plan_.pack_b && columns == width) {
-      args.b = static_cast<const T*>(p_.b.data) + offset;
+      args.b = static_cast<const E*>(p_.b.data) + offset;
       args.ldb = p_.b.row;
     } else {
       pack(p_.b, offset, p_.b.col, p_.b.row, columns, block.depth, 0, width, panel_b_);
@@ -105,19 +108,20 @@ class BlockedGemm {
     for (int64_t i = 0; i < block.m; i += kTileM) {
       const int rows = static_cast<int>(std::min<int64_t>(kTileM, block.m - i));
       if (plan_.pack_a) {
-        args.a = packed_a_ + i * block.depth;
+        args.a = packed_a_ + i * args.K;
         args.row_stride = 1;
         args.col_stride = rows;
       } else {
-        args.a = static_cast<const T*>(p_.a.data) + (block.i + i) * p_.a.row + block.k * p_.a.col;
-        args.row_stride = p_.a.row;
+        const int64_t first = (block.i + i) * p_.a.row + block.k * p_.a.col;
+        args.a = reinterpret_cast<const E*>(static_cast<const Source<E>*>(p_.a.data) + first);
+        args.row_stride = p_.a.row / kDepth<E>;
         args.col_stride = p_.a.col;
       }
       multiply_tile(block, args, i, rows, j, columns, vectors);
     }
   }
 
-  void multiply_tile(const Block& block, TileArgs<T>& args, int64_t i, int rows, int64_t j, int columns,
+  void multiply_tile(const Block& block, TileArgs<E>& args, int64_t i, int rows, int64_t j, int columns,
                      int vectors) const {
     const bool first = block.k == 0;
     const bool last = block.k + block.depth == p_.K;
@@ -127,7 +131,7 @@ class BlockedGemm {
     args.destination = static_cast<const char*>(p_.c.data) + offset * element_;
     args.destination_stride = p_.c.row * element_;
     if (!plan_.scratch_c && p_.c.dtype == dtype_of<T>() && p_.c.col == 1
-        && columns == vectors * kLanes<T> && !epilogue && (beta == T(0) || beta == T(1))) {
+        && columns == vectors * kLanes<E> && !epilogue && (beta == T(0) || beta == T(1))) {
       args.c = static_cast<T*>(p_.c.data) + offset;
       args.ldc = p_.c.row;
       args.accumulate = beta == T(1);
@@ -158,8 +162,8 @@ class BlockedGemm {
   const Problem<T>& p_;
   const Plan& plan_;
   const int64_t element_ = size_of(p_.c.dtype);  // bytes
-  T* panel_b_;                                   // block_k x kTileN
-  T* packed_a_;                                  // block_m x block_k
+  E* panel_b_;                                   // block_k x kTileN
+  E* packed_a_;                                  // block_m x block_k
   T* scratch_;                                   // block_m x block_n
 };
 

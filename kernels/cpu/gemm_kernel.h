@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/gemm_element.h"
 
 namespace ergon::kernels::cpu::gemm_detail {
 
@@ -28,22 +28,22 @@ constexpr TileShape tile_shape() {
 }
 
 inline constexpr int kTileM = tile_shape().m;
-template <class T>
-inline constexpr int kTileN = tile_shape().vectors* kLanes<T>;
+template <class E>
+inline constexpr int kTileN = tile_shape().vectors* kLanes<E>;
 
 // c[i, j] (+)= alpha * sum_k a[i * row_stride + k * col_stride] * b[k * ldb + j]
-// for i < rows and j < vectors * kLanes<T>. The sum over k runs in order in one accumulator per element, so
+// for i < rows and j < vectors * kLanes<E>. The sum over k runs in order in one accumulator per element, so
 // the bits of an element do not depend on the tile that computes it.
-template <class T>
+template <class E>
 struct TileArgs {
-  int64_t K;
-  const T* a;
+  int64_t K;  // elements: for pairs half of the product's
+  const E* a;
   int64_t row_stride, col_stride;
-  const T* b;
+  const E* b;
   int64_t ldb;
-  T* c;
+  Sum<E>* c;
   int64_t ldc;
-  T alpha;
+  Sum<E> alpha;
   bool accumulate;
   // Where the tile will end up, if c is only on the way there, and the bytes from row to row.
   const char* destination;
@@ -51,29 +51,30 @@ struct TileArgs {
 };
 
 // kPackedA: row_stride == 1 and col_stride == kRows are known to the compiler.
-template <class T, int kRows, int kVectors, bool kPackedA>
-void tile(const TileArgs<T>& args) {
-  constexpr int L = kLanes<T>;
+template <class E, int kRows, int kVectors, bool kPackedA>
+void tile(const TileArgs<E>& args) {
+  using T = Sum<E>;
+  constexpr int L = kLanes<E>;
   Vec<T> acc[kRows][kVectors];
 #pragma GCC unroll 32
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec<T>{};
   }
-  const T* a = args.a;
-  const T* b = args.b;
+  const E* a = args.a;
+  const E* b = args.b;
   const int64_t row_stride = kPackedA ? 1 : args.row_stride;
   const int64_t col_stride = kPackedA ? kRows : args.col_stride;
   const int64_t ldb = args.ldb;
   const auto multiply = [&]() __attribute__((always_inline)) {
-    Vec<T> bv[kVectors];
+    Vec<E> bv[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) bv[j] = load(b + j * L);
 #pragma GCC unroll 32
     for (int i = 0; i < kRows; ++i) {
-      const T av = a[i * row_stride];
+      const E av = a[i * row_stride];
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) acc[i][j] += av * bv[j];
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = multiply_add(av, bv[j], acc[i][j]);
     }
     a += col_stride;
     b += ldb;
@@ -96,9 +97,9 @@ void tile(const TileArgs<T>& args) {
     // rows lie side by side, the last one's line: the tile above has had the first one's.
     constexpr int64_t kAhead = 32;
     const bool contiguous = col_stride == 1;
-    const int64_t period = contiguous ? 64 / static_cast<int64_t>(sizeof(T)) : 1;
+    const int64_t period = contiguous ? 64 / static_cast<int64_t>(sizeof(E)) : 1;
     const int64_t line = contiguous ? 0 : (kRows - 1) * row_stride;
-    const T* ahead = a;
+    const E* ahead = a;
     int64_t countdown = 0;
 #pragma GCC unroll 1
     for (; k < args.K; ++k) {
@@ -140,28 +141,28 @@ void tile(const TileArgs<T>& args) {
   }
 }
 
-template <class T>
-using TileFunction = void (*)(const TileArgs<T>&);
+template <class E>
+using TileFunction = void (*)(const TileArgs<E>&);
 
 namespace tile_table {
-template <class T, int kVectors, int... kIndex>
-constexpr std::array<TileFunction<T>, kTileM> make(std::integer_sequence<int, kIndex...>) {
-  return {tile<T, kIndex + 1, kVectors, false>...};
+template <class E, int kVectors, int... kIndex>
+constexpr std::array<TileFunction<E>, kTileM> make(std::integer_sequence<int, kIndex...>) {
+  return {tile<E, kIndex + 1, kVectors, false>...};
 }
 // Indexed by vectors - 1 and rows - 1.
-template <class T>
-inline constexpr std::array<std::array<TileFunction<T>, kTileM>, 2> kStrided = {
-    make<T, 1>(std::make_integer_sequence<int, kTileM>{}),
-    make<T, 2>(std::make_integer_sequence<int, kTileM>{}),
+template <class E>
+inline constexpr std::array<std::array<TileFunction<E>, kTileM>, 2> kStrided = {
+    make<E, 1>(std::make_integer_sequence<int, kTileM>{}),
+    make<E, 2>(std::make_integer_sequence<int, kTileM>{}),
 };
 }  // namespace tile_table
 
-template <class T>
-inline void run_tile(const TileArgs<T>& args, int rows, int vectors) {
+template <class E>
+inline void run_tile(const TileArgs<E>& args, int rows, int vectors) {
   if (rows == kTileM && vectors == 2 && args.row_stride == 1 && args.col_stride == kTileM) {
-    tile<T, kTileM, 2, true>(args);
+    tile<E, kTileM, 2, true>(args);
   } else {
-    tile_table::kStrided<T>[vectors - 1][rows - 1](args);
+    tile_table::kStrided<E>[vectors - 1][rows - 1](args);
   }
 }
 

@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include "core/dtype.h"
 #include "core/half.h"
+#include "kernels/cpu/gemm_element.h"
 #include "kernels/gemm.h"
 
 namespace ergon::kernels::cpu::gemm_detail {
@@ -43,6 +45,16 @@ void with_type(DType dtype, F&& f) {
     if (dtype == DType::f32) return f(TypeTag<float>{});
     if (dtype == DType::bf16) return f(TypeTag<bf16>{});
     f(TypeTag<f16>{});
+  }
+}
+
+// The same for operands that become elements E.
+template <class E, class F>
+void with_operand_type(DType dtype, F&& f) {
+  if constexpr (kDepth<E> == 1) {
+    with_type<E>(dtype, std::forward<F>(f));
+  } else {
+    f(TypeTag<Source<E>>{});
   }
 }
 

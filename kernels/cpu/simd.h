@@ -73,18 +73,20 @@ inline void drain_streams() {
 typedef std::uint32_t Words __attribute__((vector_size(kVectorBytes)));
 typedef std::uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
 
-// bf16 is the upper half of a float.
-inline Vec<float> load(const bf16* source) {
+// The bits of each, in a word of its own.
+inline Words load_words(const bf16* source) {
 #if defined(__AVX512F__)  // GCC 12 makes four instructions of the conversion below; masked as for f16
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
-  const Words words = std::bit_cast<Words>(_mm512_maskz_cvtepu16_epi32(0xffff, half));
+  return std::bit_cast<Words>(_mm512_maskz_cvtepu16_epi32(0xffff, half));
 #else
   Halves half;
   std::memcpy(&half, source, sizeof half);
-  const Words words = __builtin_convertvector(half, Words);
+  return __builtin_convertvector(half, Words);
 #endif
-  return std::bit_cast<Vec<float>>(words << 16);
 }
+
+// bf16 is the upper half of a float.
+inline Vec<float> load(const bf16* source) { return std::bit_cast<Vec<float>>(load_words(source) << 16); }
 
 inline Vec<float> load(const f16* source) {
 #if defined(__AVX512F__)  // the masked form: GCC 12 warns about an undefined operand inside the plain one
