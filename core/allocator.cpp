@@ -95,12 +95,12 @@ class CpuAllocator {
     return block;
   }
 
-  // A large block of a new size takes the place of cached ones when `reserved` would come to lie an eighth
-  // above the most that was ever in use at a time. With less to spare a training step keeps trading, for
+  // A large block of a new size takes the place of cached ones when `reserved` would come to lie a quarter
+  // above the most that was ever in use at a time. With less to spare every training step trades again, for
   // pages that the system has to clear first.
   void trade_cached(std::int64_t size) {
     const std::int64_t peak = ledger_.stats().peak;
-    const std::int64_t limit = peak + peak / 8;
+    const std::int64_t limit = peak + peak / 4;
     for (auto entry = cached_.rbegin(); entry != cached_.rend() && entry->first >= kLargeBlock; ++entry) {
       while (!entry->second.empty() && reserved_ + size > limit) {
         to_system(entry->second.back(), entry->first);

@@ -39,11 +39,11 @@ struct GemmOperand {
 // residual        like c, same dtype and strides; may be c itself; null: none
 //
 // Accumulates in fp32 (f64 for f64) and rounds once to c's dtype, whatever K; bf16 and f16 are converted
-// block by block. beta == 0 does not read c. K == 0 gives act(beta * C + bias); M, N or a batch of 0 does
-// nothing. Deterministic: the same bits for the same problem on the same machine, whatever the number of
-// threads. Fast when c has unit column stride and a, b each have one unit stride; every other layout works,
-// more slowly. Flops 2 M N K, bytes at least those of a, b and c once (c twice with beta != 0), each per
-// batch entry.
+// block by block, unless the processor multiplies them itself. beta == 0 does not read c. K == 0 gives
+// act(beta * C + bias); M, N or a batch of 0 does nothing. Deterministic: the same bits for the same problem
+// on the same machine, whatever the number of threads. Fast when c has unit column stride and a, b each have
+// one unit stride; every other layout works, more slowly. Flops 2 M N K, bytes at least those of a, b and c
+// once (c twice with beta != 0), each per batch entry.
 struct GemmParams {
   std::int64_t M = 0;
   std::int64_t N = 0;
@@ -67,6 +67,9 @@ struct GemmParams {
 
 namespace cpu {
 
+// Two bf16 operands go through AVX-512 BF16 where the library is built for it, at twice the rate of fp32:
+// products are exact, sums are rounded as in fp32, but subnormal operands and sums (below 2^-126) count as 0.
+//
 // Runs on all of the caller's OpenMP threads, or on the calling thread alone within a parallel region and for
 // small problems. Keeps packing buffers per thread (a few MB) between calls. Throws Error for dtypes it does
 // not know.

@@ -66,6 +66,26 @@ TEST_F(Gemm, EveryCombinationOfDTypes) {
   }
 }
 
+// Pairs of bf16 along K: an odd K, panels of 14 rows read in place and packed, several blocks along K.
+TEST_F(Gemm, Bf16InEveryLayout) {
+  for (const Layout a : kAllLayouts) {
+    for (const Layout b : kAllLayouts) {
+      for (const std::int64_t K : {1, 2, 31, 34, 67}) {
+        Problem p = {.M = 30, .N = 50, .K = K, .a = DType::bf16, .b = DType::bf16};
+        p.layout_a = a, p.layout_b = b;
+        run(p);
+        p.c = DType::bf16, p.with_bias = true, p.bias = DType::bf16, p.beta = 1;
+        run(p);
+      }
+    }
+    for (const DType c : {DType::f32, DType::bf16}) {
+      Problem p = {.M = 17, .N = 33, .K = 4125, .a = DType::bf16, .b = DType::bf16, .c = c, .layout_a = a};
+      p.integers = false;
+      run(p);
+    }
+  }
+}
+
 // A linear layer while generating: few rows times (out, in) weights.
 TEST_F(Gemm, FewRows) {
   for (std::int64_t M = 1; M <= 5; ++M) {
