@@ -21,46 +21,17 @@ namespace {
 #define ERGON_TEXT_OF(x) #x
 #define ERGON_TEXT(x) ERGON_TEXT_OF(x)
 
-struct Api {
-  decltype(&cublasLtCreate) create;
-  decltype(&cublasLtGetStatusString) status_string;
-  decltype(&cublasLtMatmul) matmul;
-  decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
-  decltype(&cublasLtMatmulDescCreate) desc_create;
-  decltype(&cublasLtMatmulDescDestroy) desc_destroy;
-  decltype(&cublasLtMatmulDescSetAttribute) desc_set;
-  decltype(&cublasLtMatrixLayoutCreate) layout_create;
-  decltype(&cublasLtMatrixLayoutDestroy) layout_destroy;
-  decltype(&cublasLtMatrixLayoutSetAttribute) layout_set;
-  decltype(&cublasLtMatmulPreferenceCreate) preference_create;
-  decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy;
-  decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set;
-
-  Api() {
-    const Library library("ERGON_CUBLASLT_LIBRARY", "libcublasLt.so." ERGON_TEXT(CUBLAS_VER_MAJOR));
-    library.find("cublasLtCreate", create);
-    library.find("cublasLtGetStatusString", status_string);
-    library.find("cublasLtMatmul", matmul);
-    library.find("cublasLtMatmulAlgoGetHeuristic", heuristic);
-    library.find("cublasLtMatmulDescCreate", desc_create);
-    library.find("cublasLtMatmulDescDestroy", desc_destroy);
-    library.find("cublasLtMatmulDescSetAttribute", desc_set);
-    library.find("cublasLtMatrixLayoutCreate", layout_create);
-    library.find("cublasLtMatrixLayoutDestroy", layout_destroy);
-    library.find("cublasLtMatrixLayoutSetAttribute", layout_set);
-    library.find("cublasLtMatmulPreferenceCreate", preference_create);
-    library.find("cublasLtMatmulPreferenceDestroy", preference_destroy);
-    library.find("cublasLtMatmulPreferenceSetAttribute", preference_set);
-  }
-};
-
-const Api& api() {
-  static const Api functions;
-  return functions;
+const Library& cublaslt_library() {
+  static const Library library("ERGON_CUBLASLT_LIBRARY", "libcublasLt.so." ERGON_TEXT(CUBLAS_VER_MAJOR));
+  return library;
 }
 
+#define ERGON_CUBLASLT(function) ERGON_FUNCTION(cublaslt_library(), function)
+#define ERGON_CUBLASLT_CHECK(function, ...) check(ERGON_CUBLASLT(function)(__VA_ARGS__), #function)
+
 void check(cublasStatus_t status, const char* call) {
-  ERGON_CHECK(status == CUBLAS_STATUS_SUCCESS, "[gemm] {}: {}", call, api().status_string(status));
+  ERGON_CHECK(status == CUBLAS_STATUS_SUCCESS, "[gemm] {}: {}", call,
+              ERGON_CUBLASLT(cublasLtGetStatusString)(status));
 }
 
 // Of the current device; made once.
@@ -71,22 +42,22 @@ cublasLtHandle_t handle() {
   CUDA_CHECK(cudaGetDevice(&device));
   const std::lock_guard lock(mutex);
   cublasLtHandle_t& of_device = handles[device];
-  if (of_device == nullptr) check(api().create(&of_device), "cublasLtCreate");
+  if (of_device == nullptr) ERGON_CUBLASLT_CHECK(cublasLtCreate, &of_device);
   return of_device;
 }
 
 class MatmulDesc {
  public:
   MatmulDesc(cublasComputeType_t compute, cudaDataType_t scale) {
-    check(api().desc_create(&desc_, compute, scale), "cublasLtMatmulDescCreate");
+    ERGON_CUBLASLT_CHECK(cublasLtMatmulDescCreate, &desc_, compute, scale);
   }
-  ~MatmulDesc() { api().desc_destroy(desc_); }
+  ~MatmulDesc() { ERGON_CUBLASLT(cublasLtMatmulDescDestroy)(desc_); }
   MatmulDesc(const MatmulDesc&) = delete;
   MatmulDesc& operator=(const MatmulDesc&) = delete;
 
   template <class T>
   void set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
-    check(api().desc_set(desc_, attribute, &value, sizeof(value)), "cublasLtMatmulDescSetAttribute");
+    ERGON_CUBLASLT_CHECK(cublasLtMatmulDescSetAttribute, desc_, attribute, &value, sizeof(value));
   }
   cublasLtMatmulDesc_t get() const { return desc_; }
 
@@ -96,15 +67,14 @@ class MatmulDesc {
 
 class Preference {
  public:
-  Preference() { check(api().preference_create(&preference_), "cublasLtMatmulPreferenceCreate"); }
-  ~Preference() { api().preference_destroy(preference_); }
+  Preference() { ERGON_CUBLASLT_CHECK(cublasLtMatmulPreferenceCreate, &preference_); }
+  ~Preference() { ERGON_CUBLASLT(cublasLtMatmulPreferenceDestroy)(preference_); }
   Preference(const Preference&) = delete;
   Preference& operator=(const Preference&) = delete;
 
   template <class T>
   void set(cublasLtMatmulPreferenceAttributes_t attribute, const T& value) {
-    check(api().preference_set(preference_, attribute, &value, sizeof(value)),
-          "cublasLtMatmulPreferenceSetAttribute");
+    ERGON_CUBLASLT_CHECK(cublasLtMatmulPreferenceSetAttribute, preference_, attribute, &value, sizeof(value));
   }
   cublasLtMatmulPreference_t get() const { return preference_; }
 
@@ -130,13 +100,12 @@ std::optional<View> view_of(std::int64_t rows, std::int64_t cols, std::int64_t r
 class Layout {
  public:
   Layout(cudaDataType_t type, const View& view, std::int64_t batch, std::int64_t batch_stride) {
-    check(api().layout_create(&layout_, type, static_cast<std::uint64_t>(view.rows),
-                              static_cast<std::uint64_t>(view.cols), view.ld),
-          "cublasLtMatrixLayoutCreate");
+    ERGON_CUBLASLT_CHECK(cublasLtMatrixLayoutCreate, &layout_, type, static_cast<std::uint64_t>(view.rows),
+                         static_cast<std::uint64_t>(view.cols), view.ld);
     set(CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(batch));
     set(CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, batch_stride);
   }
-  ~Layout() { api().layout_destroy(layout_); }
+  ~Layout() { ERGON_CUBLASLT(cublasLtMatrixLayoutDestroy)(layout_); }
   Layout(const Layout&) = delete;
   Layout& operator=(const Layout&) = delete;
 
@@ -145,7 +114,7 @@ class Layout {
  private:
   template <class T>
   void set(cublasLtMatrixLayoutAttribute_t attribute, const T& value) {
-    check(api().layout_set(layout_, attribute, &value, sizeof(value)), "cublasLtMatrixLayoutSetAttribute");
+    ERGON_CUBLASLT_CHECK(cublasLtMatrixLayoutSetAttribute, layout_, attribute, &value, sizeof(value));
   }
   cublasLtMatrixLayout_t layout_ = nullptr;
 };
@@ -268,19 +237,19 @@ bool multiply(const GemmParams& p, const Batch& batch, std::int64_t outer, const
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(d, p.c.outer_stride, p.c.dtype));
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
-  const cublasStatus_t searched =
-      api().heuristic(handle(), desc.get(), b_layout.get(), a_layout.get(), c_layout.get(), c_layout.get(),
-                      preference.get(), 1, &best, &found);
+  const cublasStatus_t searched = ERGON_CUBLASLT(cublasLtMatmulAlgoGetHeuristic)(
+      handle(), desc.get(), b_layout.get(), a_layout.get(), c_layout.get(), c_layout.get(), preference.get(),
+      1, &best, &found);
   if (searched == CUBLAS_STATUS_NOT_SUPPORTED || found == 0 || best.state != CUBLAS_STATUS_SUCCESS)
     return false;
   check(searched, "cublasLtMatmulAlgoGetHeuristic");
 
   const double alpha = p.alpha, beta = residual == nullptr ? p.beta : 1;
   const float alpha32 = static_cast<float>(alpha), beta32 = static_cast<float>(beta);
-  check(api().matmul(handle(), desc.get(), f64 ? static_cast<const void*>(&alpha) : &alpha32, b,
-                     b_layout.get(), a, a_layout.get(), f64 ? static_cast<const void*>(&beta) : &beta32, c,
-                     c_layout.get(), d, c_layout.get(), &best.algo, p.workspace, workspace_bytes, stream()),
-        "cublasLtMatmul");
+  ERGON_CUBLASLT_CHECK(cublasLtMatmul, handle(), desc.get(),
+                       f64 ? static_cast<const void*>(&alpha) : &alpha32, b, b_layout.get(), a,
+                       a_layout.get(), f64 ? static_cast<const void*>(&beta) : &beta32, c, c_layout.get(), d,
+                       c_layout.get(), &best.algo, p.workspace, workspace_bytes, stream());
   return true;
 }
 

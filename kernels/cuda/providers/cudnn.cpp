@@ -11,56 +11,6 @@
 namespace ergon::kernels::cuda {
 namespace {
 
-struct Api {
-  decltype(&cudnnCreateTensorDescriptor) create_tensor;
-  decltype(&cudnnSetTensor4dDescriptor) set_tensor;
-  decltype(&cudnnDestroyTensorDescriptor) destroy_tensor;
-  decltype(&cudnnCreateFilterDescriptor) create_filter;
-  decltype(&cudnnSetFilter4dDescriptor) set_filter;
-  decltype(&cudnnDestroyFilterDescriptor) destroy_filter;
-  decltype(&cudnnCreateConvolutionDescriptor) create_convolution;
-  decltype(&cudnnSetConvolution2dDescriptor) set_convolution;
-  decltype(&cudnnSetConvolutionGroupCount) set_groups;
-  decltype(&cudnnSetConvolutionMathType) set_math;
-  decltype(&cudnnDestroyConvolutionDescriptor) destroy_convolution;
-  decltype(&cudnnGetConvolutionForwardAlgorithm_v7) forward_algorithms;
-  decltype(&cudnnGetConvolutionBackwardDataAlgorithm_v7) backward_data_algorithms;
-  decltype(&cudnnGetConvolutionBackwardFilterAlgorithm_v7) backward_filter_algorithms;
-  decltype(&cudnnConvolutionForward) forward;
-  decltype(&cudnnConvolutionBackwardData) backward_data;
-  decltype(&cudnnConvolutionBackwardFilter) backward_filter;
-  decltype(&cudnnAddTensor) add;
-
-  Api() {
-    const Library& library = cudnn_library();
-    library.find("cudnnCreateTensorDescriptor", create_tensor);
-    library.find("cudnnSetTensor4dDescriptor", set_tensor);
-    library.find("cudnnDestroyTensorDescriptor", destroy_tensor);
-    library.find("cudnnCreateFilterDescriptor", create_filter);
-    library.find("cudnnSetFilter4dDescriptor", set_filter);
-    library.find("cudnnDestroyFilterDescriptor", destroy_filter);
-    library.find("cudnnCreateConvolutionDescriptor", create_convolution);
-    library.find("cudnnSetConvolution2dDescriptor", set_convolution);
-    library.find("cudnnSetConvolutionGroupCount", set_groups);
-    library.find("cudnnSetConvolutionMathType", set_math);
-    library.find("cudnnDestroyConvolutionDescriptor", destroy_convolution);
-    library.find("cudnnGetConvolutionForwardAlgorithm_v7", forward_algorithms);
-    library.find("cudnnGetConvolutionBackwardDataAlgorithm_v7", backward_data_algorithms);
-    library.find("cudnnGetConvolutionBackwardFilterAlgorithm_v7", backward_filter_algorithms);
-    library.find("cudnnConvolutionForward", forward);
-    library.find("cudnnConvolutionBackwardData", backward_data);
-    library.find("cudnnConvolutionBackwardFilter", backward_filter);
-    library.find("cudnnAddTensor", add);
-  }
-};
-
-const Api& api() {
-  static const Api functions;
-  return functions;
-}
-
-void check(cudnnStatus_t status, const char* call) { check_cudnn(status, "conv2d", call); }
-
 cudnnDataType_t data_type(DType dtype) {
   switch (dtype) {
     case DType::bf16:
@@ -80,12 +30,11 @@ cudnnMathType_t math_type(DType dtype) { return size_of(dtype) == 2 ? CUDNN_TENS
 class Tensor4d {
  public:
   Tensor4d(DType dtype, std::int64_t n, std::int64_t c, std::int64_t h, std::int64_t w) {
-    check(api().create_tensor(&desc_), "cudnnCreateTensorDescriptor");
-    check(api().set_tensor(desc_, CUDNN_TENSOR_NCHW, data_type(dtype), static_cast<int>(n),
-                           static_cast<int>(c), static_cast<int>(h), static_cast<int>(w)),
-          "cudnnSetTensor4dDescriptor");
+    ERGON_CUDNN_CHECK("conv2d", cudnnCreateTensorDescriptor, &desc_);
+    ERGON_CUDNN_CHECK("conv2d", cudnnSetTensor4dDescriptor, desc_, CUDNN_TENSOR_NCHW, data_type(dtype),
+                      static_cast<int>(n), static_cast<int>(c), static_cast<int>(h), static_cast<int>(w));
   }
-  ~Tensor4d() { api().destroy_tensor(desc_); }
+  ~Tensor4d() { ERGON_CUDNN(cudnnDestroyTensorDescriptor)(desc_); }
   Tensor4d(const Tensor4d&) = delete;
   Tensor4d& operator=(const Tensor4d&) = delete;
   cudnnTensorDescriptor_t get() const { return desc_; }
@@ -97,13 +46,12 @@ class Tensor4d {
 class Filter4d {
  public:
   Filter4d(DType dtype, const Conv2dGeometry& g) {
-    check(api().create_filter(&desc_), "cudnnCreateFilterDescriptor");
-    check(api().set_filter(desc_, data_type(dtype), CUDNN_TENSOR_NCHW, static_cast<int>(g.out_channels),
-                           static_cast<int>(g.group_inputs()), static_cast<int>(g.kernel[0]),
-                           static_cast<int>(g.kernel[1])),
-          "cudnnSetFilter4dDescriptor");
+    ERGON_CUDNN_CHECK("conv2d", cudnnCreateFilterDescriptor, &desc_);
+    ERGON_CUDNN_CHECK("conv2d", cudnnSetFilter4dDescriptor, desc_, data_type(dtype), CUDNN_TENSOR_NCHW,
+                      static_cast<int>(g.out_channels), static_cast<int>(g.group_inputs()),
+                      static_cast<int>(g.kernel[0]), static_cast<int>(g.kernel[1]));
   }
-  ~Filter4d() { api().destroy_filter(desc_); }
+  ~Filter4d() { ERGON_CUDNN(cudnnDestroyFilterDescriptor)(desc_); }
   Filter4d(const Filter4d&) = delete;
   Filter4d& operator=(const Filter4d&) = delete;
   cudnnFilterDescriptor_t get() const { return desc_; }
@@ -119,15 +67,14 @@ class Convolution2d {
       return std::array<int, 2>{static_cast<int>(values[0]), static_cast<int>(values[1])};
     };
     const auto padding = pair(g.padding), stride = pair(g.stride), dilation = pair(g.dilation);
-    check(api().create_convolution(&desc_), "cudnnCreateConvolutionDescriptor");
-    check(api().set_convolution(desc_, padding[0], padding[1], stride[0], stride[1], dilation[0], dilation[1],
-                                CUDNN_CROSS_CORRELATION,
-                                dtype == DType::f64 ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT),
-          "cudnnSetConvolution2dDescriptor");
-    check(api().set_groups(desc_, static_cast<int>(g.groups)), "cudnnSetConvolutionGroupCount");
-    check(api().set_math(desc_, math_type(dtype)), "cudnnSetConvolutionMathType");
+    ERGON_CUDNN_CHECK("conv2d", cudnnCreateConvolutionDescriptor, &desc_);
+    ERGON_CUDNN_CHECK("conv2d", cudnnSetConvolution2dDescriptor, desc_, padding[0], padding[1], stride[0],
+                      stride[1], dilation[0], dilation[1], CUDNN_CROSS_CORRELATION,
+                      dtype == DType::f64 ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT);
+    ERGON_CUDNN_CHECK("conv2d", cudnnSetConvolutionGroupCount, desc_, static_cast<int>(g.groups));
+    ERGON_CUDNN_CHECK("conv2d", cudnnSetConvolutionMathType, desc_, math_type(dtype));
   }
-  ~Convolution2d() { api().destroy_convolution(desc_); }
+  ~Convolution2d() { ERGON_CUDNN(cudnnDestroyConvolutionDescriptor)(desc_); }
   Convolution2d(const Convolution2d&) = delete;
   Convolution2d& operator=(const Convolution2d&) = delete;
   cudnnConvolutionDescriptor_t get() const { return desc_; }
@@ -166,7 +113,7 @@ std::optional<Algorithm> choose(DType dtype, const char* call, const List& list)
   int found = 0;
   const cudnnStatus_t status = list(static_cast<int>(algorithms.size()), &found, algorithms.data());
   if (status == CUDNN_STATUS_NOT_SUPPORTED) return std::nullopt;
-  check(status, call);
+  check_cudnn(status, "conv2d", call);
   for (int i = 0; i < found; ++i) {
     const Algorithm& algorithm = algorithms[static_cast<std::size_t>(i)];
     if (algorithm.status == CUDNN_STATUS_SUCCESS && algorithm.determinism == CUDNN_DETERMINISTIC
@@ -181,8 +128,8 @@ std::optional<cudnnConvolutionFwdAlgoPerf_t> forward_algorithm(DType dtype, cudn
                                                                const Descriptors& d) {
   return choose<cudnnConvolutionFwdAlgoPerf_t>(
       dtype, "cudnnGetConvolutionForwardAlgorithm_v7", [&](int count, int* found, auto* algorithms) {
-        return api().forward_algorithms(handle, d.x.get(), d.w.get(), d.convolution.get(), d.y.get(), count,
-                                        found, algorithms);
+        return ERGON_CUDNN(cudnnGetConvolutionForwardAlgorithm_v7)(
+            handle, d.x.get(), d.w.get(), d.convolution.get(), d.y.get(), count, found, algorithms);
       });
 }
 
@@ -190,8 +137,8 @@ std::optional<cudnnConvolutionBwdDataAlgoPerf_t> backward_data_algorithm(DType d
                                                                          const Descriptors& d) {
   return choose<cudnnConvolutionBwdDataAlgoPerf_t>(
       dtype, "cudnnGetConvolutionBackwardDataAlgorithm_v7", [&](int count, int* found, auto* algorithms) {
-        return api().backward_data_algorithms(handle, d.w.get(), d.y.get(), d.convolution.get(), d.x.get(),
-                                              count, found, algorithms);
+        return ERGON_CUDNN(cudnnGetConvolutionBackwardDataAlgorithm_v7)(
+            handle, d.w.get(), d.y.get(), d.convolution.get(), d.x.get(), count, found, algorithms);
       });
 }
 
@@ -200,8 +147,8 @@ std::optional<cudnnConvolutionBwdFilterAlgoPerf_t> backward_filter_algorithm(DTy
                                                                              const Descriptors& d) {
   return choose<cudnnConvolutionBwdFilterAlgoPerf_t>(
       dtype, "cudnnGetConvolutionBackwardFilterAlgorithm_v7", [&](int count, int* found, auto* algorithms) {
-        return api().backward_filter_algorithms(handle, d.x.get(), d.y.get(), d.convolution.get(), d.w.get(),
-                                                count, found, algorithms);
+        return ERGON_CUDNN(cudnnGetConvolutionBackwardFilterAlgorithm_v7)(
+            handle, d.x.get(), d.y.get(), d.convolution.get(), d.w.get(), count, found, algorithms);
       });
 }
 
@@ -215,13 +162,13 @@ bool cudnn_forward(DType dtype, const Conv2dGeometry& g, const void* x, const vo
   const auto algorithm = forward_algorithm(dtype, session.handle(), d);
   if (!algorithm) return false;
   const Scales scales(dtype);
-  check(api().forward(session.handle(), scales.one(), d.x.get(), x, d.w.get(), w, d.convolution.get(),
-                      algorithm->algo, workspace, algorithm->memory, scales.zero(), d.y.get(), y),
-        "cudnnConvolutionForward");
+  ERGON_CUDNN_CHECK("conv2d", cudnnConvolutionForward, session.handle(), scales.one(), d.x.get(), x,
+                    d.w.get(), w, d.convolution.get(), algorithm->algo, workspace, algorithm->memory,
+                    scales.zero(), d.y.get(), y);
   if (bias != nullptr) {
     const Tensor4d of_bias(dtype, 1, g.out_channels, 1, 1);
-    check(api().add(session.handle(), scales.one(), of_bias.get(), bias, scales.one(), d.y.get(), y),
-          "cudnnAddTensor");
+    ERGON_CUDNN_CHECK("conv2d", cudnnAddTensor, session.handle(), scales.one(), of_bias.get(), bias,
+                      scales.one(), d.y.get(), y);
   }
   return true;
 }
@@ -234,10 +181,9 @@ bool cudnn_backward_input(DType dtype, const Conv2dGeometry& g, const void* dout
   const auto algorithm = backward_data_algorithm(dtype, session.handle(), d);
   if (!algorithm) return false;
   const Scales scales(dtype);
-  check(
-      api().backward_data(session.handle(), scales.one(), d.w.get(), w, d.y.get(), dout, d.convolution.get(),
-                          algorithm->algo, workspace, algorithm->memory, scales.zero(), d.x.get(), dx),
-      "cudnnConvolutionBackwardData");
+  ERGON_CUDNN_CHECK("conv2d", cudnnConvolutionBackwardData, session.handle(), scales.one(), d.w.get(), w,
+                    d.y.get(), dout, d.convolution.get(), algorithm->algo, workspace, algorithm->memory,
+                    scales.zero(), d.x.get(), dx);
   return true;
 }
 
@@ -249,10 +195,9 @@ bool cudnn_backward_weight(DType dtype, const Conv2dGeometry& g, const void* x, 
   const auto algorithm = backward_filter_algorithm(dtype, session.handle(), d);
   if (!algorithm) return false;
   const Scales scales(dtype);
-  check(api().backward_filter(session.handle(), scales.one(), d.x.get(), x, d.y.get(), dout,
-                              d.convolution.get(), algorithm->algo, workspace, algorithm->memory,
-                              scales.zero(), d.w.get(), dw),
-        "cudnnConvolutionBackwardFilter");
+  ERGON_CUDNN_CHECK("conv2d", cudnnConvolutionBackwardFilter, session.handle(), scales.one(), d.x.get(), x,
+                    d.y.get(), dout, d.convolution.get(), algorithm->algo, workspace, algorithm->memory,
+                    scales.zero(), d.w.get(), dw);
   return true;
 }
 

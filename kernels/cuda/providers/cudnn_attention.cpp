@@ -171,12 +171,13 @@ const Plan* plan_for(Pass pass, const AttentionParams& p, cudnnHandle_t handle) 
 }
 
 bool supported(Pass pass, const AttentionParams& p) {
-  return p.batch > 0 && p.seqlen_q > 0 && p.seqlen_k > 0 && p.num_heads > 0 && p.head_dim > 0
-         && p.head_dim <= 128 && p.window_left < 0 && (p.window_right < 0 || p.causal) && p.softcap <= 0
-         && p.bias.data == nullptr && p.alibi_slopes == nullptr && p.dropout_p == 0
-         && p.cu_seqlens_q == nullptr && p.seqlens_k == nullptr && (!p.causal || p.seqlen_q == p.seqlen_k)
-         && (pass == Pass::forward ? !p.causal || api().version() >= kSubgraphVersion
-                                   : p.seqlen_q * p.seqlen_k > 1 && api().version() >= kBackwardVersion);
+  if (p.batch == 0 || p.seqlen_q == 0 || p.seqlen_k == 0 || p.num_heads == 0 || p.head_dim == 0
+      || p.head_dim > 128 || (p.causal && p.seqlen_q != p.seqlen_k) || p.window_left >= 0
+      || (p.window_right >= 0 && !p.causal) || p.softcap > 0 || p.bias.data != nullptr
+      || p.alibi_slopes != nullptr || p.dropout_p > 0 || p.cu_seqlens_q != nullptr || p.seqlens_k != nullptr)
+    return false;
+  if (pass == Pass::forward) return version() >= kSubgraphVersion || !p.causal;
+  return version() >= kBackwardVersion && p.seqlen_q * p.seqlen_k > 1;
 }
 
 // What the backward keeps in the workspace behind what the plan asks for; bytes.

@@ -15,45 +15,20 @@
 
 namespace ergon::kernels::cuda::cudnn {
 
-constexpr std::size_t kOldest = 91301;
-
-struct Api {
-  decltype(&cudnnGetVersion) version;
-  decltype(&cudnnBackendCreateDescriptor) create;
-  decltype(&cudnnBackendDestroyDescriptor) destroy;
-  decltype(&cudnnBackendFinalize) finalize;
-  decltype(&cudnnBackendSetAttribute) set;
-  decltype(&cudnnBackendGetAttribute) get;
-  decltype(&cudnnBackendExecute) execute;
-
-  Api() {
-    const Library& library = cudnn_library();
-    library.find("cudnnGetVersion", version);
-    library.find("cudnnBackendCreateDescriptor", create);
-    library.find("cudnnBackendDestroyDescriptor", destroy);
-    library.find("cudnnBackendFinalize", finalize);
-    library.find("cudnnBackendSetAttribute", set);
-    library.find("cudnnBackendGetAttribute", get);
-    library.find("cudnnBackendExecute", execute);
-    ERGON_CHECK(version() >= kOldest, "[attention] cudnn {}: expected {} (9.13.1) or newer", version(),
-                kOldest);
-  }
-};
-
-inline const Api& api() {
-  static const Api functions;
-  return functions;
+// Error before 9.13.1.
+inline std::size_t version() {
+  const std::size_t number = ERGON_CUDNN(cudnnGetVersion)();
+  ERGON_CHECK(number >= 91301, "[attention] cudnn {}: expected 91301 (9.13.1) or newer", number);
+  return number;
 }
-
-inline void check(cudnnStatus_t status, const char* call) { check_cudnn(status, "attention", call); }
 
 class Descriptor {
  public:
   explicit Descriptor(cudnnBackendDescriptorType_t type) {
-    check(api().create(type, &descriptor_), "cudnnBackendCreateDescriptor");
+    ERGON_CUDNN_CHECK("attention", cudnnBackendCreateDescriptor, type, &descriptor_);
   }
   ~Descriptor() {
-    if (descriptor_ != nullptr) api().destroy(descriptor_);
+    if (descriptor_ != nullptr) ERGON_CUDNN(cudnnBackendDestroyDescriptor)(descriptor_);
   }
   Descriptor(Descriptor&& other) noexcept : descriptor_(std::exchange(other.descriptor_, nullptr)) {}
   Descriptor& operator=(Descriptor&& other) noexcept {
@@ -63,7 +38,7 @@ class Descriptor {
 
   Descriptor& set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, std::int64_t count,
                   const void* values) {
-    check(api().set(descriptor_, name, type, count, values), "cudnnBackendSetAttribute");
+    ERGON_CUDNN_CHECK("attention", cudnnBackendSetAttribute, descriptor_, name, type, count, values);
     return *this;
   }
   template <class T>
@@ -80,7 +55,7 @@ class Descriptor {
     return set(name, CUDNN_TYPE_BACKEND_DESCRIPTOR, value.descriptor_);
   }
   Descriptor& finalize() {
-    check(api().finalize(descriptor_), "cudnnBackendFinalize");
+    ERGON_CUDNN_CHECK("attention", cudnnBackendFinalize, descriptor_);
     return *this;
   }
   cudnnBackendDescriptor_t get() const { return descriptor_; }
@@ -236,25 +211,23 @@ inline std::optional<Plan> plan_of(const Descriptor& graph, cudnnHandle_t handle
   Descriptor heuristics(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
   heuristics.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph)
       .set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, CUDNN_HEUR_MODE_A);
-  if (api().finalize(heuristics.get()) != CUDNN_STATUS_SUCCESS) return std::nullopt;
+  if (ERGON_CUDNN(cudnnBackendFinalize)(heuristics.get()) != CUDNN_STATUS_SUCCESS) return std::nullopt;
   std::vector<Descriptor> configs;
   std::vector<cudnnBackendDescriptor_t> pointers;
   for (int i = 0; i < 8; ++i)
     pointers.push_back(configs.emplace_back(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR).get());
   std::int64_t found = 0;
-  check(api().get(heuristics.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                  std::ssize(pointers), &found, pointers.data()),
-        "cudnnBackendGetAttribute");
+  ERGON_CUDNN_CHECK("attention", cudnnBackendGetAttribute, heuristics.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                    CUDNN_TYPE_BACKEND_DESCRIPTOR, std::ssize(pointers), &found, pointers.data());
   for (Descriptor& config :
        std::span(configs).first(std::min(static_cast<std::size_t>(found), configs.size()))) {
     Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
     plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, handle)
         .set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
-    if (api().finalize(plan.get()) != CUDNN_STATUS_SUCCESS) continue;
+    if (ERGON_CUDNN(cudnnBackendFinalize)(plan.get()) != CUDNN_STATUS_SUCCESS) continue;
     std::int64_t workspace = 0, count = 0;
-    check(api().get(plan.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
-                    &workspace),
-          "cudnnBackendGetAttribute");
+    ERGON_CUDNN_CHECK("attention", cudnnBackendGetAttribute, plan.get(),
+                      CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count, &workspace);
     return Plan{std::move(config), std::move(plan), workspace};
   }
   return std::nullopt;
@@ -274,7 +247,7 @@ class Pack {
         .set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, std::ssize(data_), data_.data())
         .set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, workspace)
         .finalize();
-    check(api().execute(handle, plan.descriptor.get(), pack.get()), "cudnnBackendExecute");
+    ERGON_CUDNN_CHECK("attention", cudnnBackendExecute, handle, plan.descriptor.get(), pack.get());
   }
 
  private:

@@ -18,42 +18,34 @@ inline const Library& cudnn_library() {
   return library;
 }
 
+#define ERGON_CUDNN(function) ERGON_FUNCTION(::ergon::kernels::cuda::cudnn_library(), function)
+
+// Calls it; Error of `op` where it fails.
+#define ERGON_CUDNN_CHECK(op, function, ...) \
+  ::ergon::kernels::cuda::check_cudnn(ERGON_CUDNN(function)(__VA_ARGS__), op, #function)
+
 inline void check_cudnn(cudnnStatus_t status, const char* op, const char* call) {
-  static const auto error_string = [] {
-    decltype(&cudnnGetErrorString) function;
-    cudnn_library().find("cudnnGetErrorString", function);
-    return function;
-  }();
-  ERGON_CHECK(status == CUDNN_STATUS_SUCCESS, "[{}] {}: {}", op, call, error_string(status));
+  ERGON_CHECK(status == CUDNN_STATUS_SUCCESS, "[{}] {}: {}", op, call,
+              ERGON_CUDNN(cudnnGetErrorString)(status));
 }
 
 // The handle of the current device, made once, set to its current stream; of one thread at a time.
 class CudnnSession {
  public:
   explicit CudnnSession(const char* op) : lock_(mutex()) {
-    static const Calls calls;
     static std::map<int, cudnnHandle_t> handles;
     int device = 0;
     CUDA_CHECK(cudaGetDevice(&device));
     handle_ = handles[device];
     if (handle_ == nullptr) {
-      check_cudnn(calls.create(&handle_), op, "cudnnCreate");
+      ERGON_CUDNN_CHECK(op, cudnnCreate, &handle_);
       handles[device] = handle_;
     }
-    check_cudnn(calls.set_stream(handle_, stream()), op, "cudnnSetStream");
+    ERGON_CUDNN_CHECK(op, cudnnSetStream, handle_, stream());
   }
   cudnnHandle_t handle() const { return handle_; }
 
  private:
-  struct Calls {
-    decltype(&cudnnCreate) create;
-    decltype(&cudnnSetStream) set_stream;
-
-    Calls() {
-      cudnn_library().find("cudnnCreate", create);
-      cudnn_library().find("cudnnSetStream", set_stream);
-    }
-  };
   static std::mutex& mutex() {
     static std::mutex one;
     return one;

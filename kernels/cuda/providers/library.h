@@ -11,10 +11,10 @@ class Library {
   // The one that the environment's `variable` names, else `name`; Error where it cannot be loaded.
   Library(const char* variable, const char* name);
 
-  // function = the library's function `symbol`; Error where it has none.
+  // The library's function `symbol`; Error where it has none.
   template <class Function>
-  void find(const char* symbol, Function*& function) const {
-    function = reinterpret_cast<Function*>(address_of(symbol));
+  Function find(const char* symbol) const {
+    return reinterpret_cast<Function>(address_of(symbol));
   }
 
  private:
@@ -25,3 +25,10 @@ class Library {
 };
 
 }  // namespace ergon::kernels::cuda
+
+// The function of `library` that a header declares, found when this is first evaluated.
+#define ERGON_FUNCTION(library, function)                                              \
+  ([] {                                                                                \
+    static const auto ergon_function = (library).find<decltype(&function)>(#function); \
+    return ergon_function;                                                             \
+  }())

@@ -387,6 +387,9 @@ TEST_F(CudnnAttention, AFailureOfTheLibraryIsAnError) {
   set("execution", 5000);  // CUDNN_STATUS_EXECUTION_FAILED
   EXPECT_EQ(test::error_of([&] { o.backward(ones(o.shape(), o.options())); }),
             "[attention] cudnnBackendExecute: CUDNN_STATUS_EXECUTION_FAILED");
+  set("version", std::size_t{91300});
+  EXPECT_EQ(test::error_of([&] { ops::scaled_dot_product_attention(q, q, q); }),
+            "[attention] cudnn 91300: expected 91301 (9.13.1) or newer");
 }
 #endif
 
