@@ -2,12 +2,14 @@
 
 #include "models/language/generate.h"
 
+#include <chrono>
 #include <filesystem>
 #include <iostream>
 
 #include <CLI/CLI.hpp>
 
 #include "core/autocast.h"
+#include "core/log.h"
 #include "examples/support/cli.h"
 #include "models/data/tokenizer.h"
 #include "models/io/checkpoint.h"
@@ -24,6 +26,29 @@ std::string model_folder(const std::string& path) {
               "{} holds no model: expected config.json and model.safetensors, or checkpoints/", path);
   return latest->string();
 }
+
+// How fast tokens came; the first apart from the others, as it waits for the prompt to be read.
+class Speed {
+ public:
+  void count() {
+    const Clock::time_point now = Clock::now();
+    if (tokens_++ == 0) first_ = now;
+    last_ = now;
+  }
+  std::string report() const {
+    const std::chrono::duration<double> reading = first_ - start_, others = last_ - first_;
+    if (tokens_ < 2) return fmt::format("{} token(s) in {:.2f} s", tokens_, tokens_ * reading.count());
+    return fmt::format("{} tokens in {:.2f} s: the first after {:.2f} s, then {:.1f} tokens/s", tokens_,
+                       (reading + others).count(), reading.count(),
+                       static_cast<double>(tokens_ - 1) / others.count());
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start_ = Clock::now();
+  Clock::time_point first_, last_;
+  std::int64_t tokens_ = 0;
+};
 
 }  // namespace
 
@@ -56,11 +81,14 @@ int main(int argc, char** argv) {
                 "{} has a vocabulary of {}, the byte tokenizer one of {}", path, model->vocab_size(),
                 tokenizer.vocab_size());
     std::cout << prompt << std::flush;
+    Speed speed;
     models::generate(*model, models::as_prompt(tokenizer.encode(prompt)), options, [&](std::int64_t token) {
+      speed.count();
       const auto byte = static_cast<std::int32_t>(token);
       std::cout << tokenizer.decode(std::span(&byte, 1)) << std::flush;
       return true;
     });
-    std::cout << '\n';
+    std::cout << std::endl;
+    log().info("{}", speed.report());
   });
 }

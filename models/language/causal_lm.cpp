@@ -10,6 +10,7 @@
 #include "models/io/safetensors.h"
 #include "models/language/gpt2.h"
 #include "models/language/llama.h"
+#include "models/nn/init.h"
 #include "ops/cross_entropy.h"
 #include "ops/linear.h"
 
@@ -34,7 +35,11 @@ NamedTensors model_names(const NamedTensors& tensors, const std::string& prefix)
 }
 
 std::unique_ptr<CausalLM> build(const nlohmann::json& config, const NamedTensors& tensors) {
-  std::unique_ptr<CausalLM> model = make_language_model(config);
+  std::unique_ptr<CausalLM> model;
+  {
+    const nn::init::SkipGuard skip;
+    model = make_language_model(config);
+  }
   model->load_state_dict(model_names(tensors, config.at("model_type") == "gpt2" ? "transformer." : "model."));
   return model;
 }

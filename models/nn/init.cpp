@@ -1,6 +1,7 @@
 #include "models/nn/init.h"
 
 #include <cmath>
+#include <utility>
 
 #include "core/autograd.h"
 #include "core/half.h"
@@ -8,6 +9,8 @@
 
 namespace ergon::nn::init {
 namespace {
+
+thread_local bool skips = false;
 
 // tensor = values * scale + shift.
 void assign(Tensor& tensor, const Tensor& values, double scale, double shift) {
@@ -27,10 +30,12 @@ TensorOptions wide(const Tensor& tensor) { return {tensor.dtype() == DType::f64 
 }  // namespace
 
 void normal_(Tensor& tensor, double mean, double std, Generator& generator) {
+  if (skips) return;
   assign(tensor, randn(tensor.shape(), wide(tensor), generator), std, mean);
 }
 
 void uniform_(Tensor& tensor, double low, double high, Generator& generator) {
+  if (skips) return;
   assign(tensor, rand(tensor.shape(), wide(tensor), generator), high - low, low);
 }
 
@@ -40,8 +45,12 @@ void kaiming_normal_(Tensor& tensor, std::int64_t fan, Generator& generator) {
 }
 
 void constant_(Tensor& tensor, double value) {
+  if (skips) return;
   NoGradGuard no_grad;
   tensor.fill_(value);
 }
+
+SkipGuard::SkipGuard() : before_(std::exchange(skips, true)) {}
+SkipGuard::~SkipGuard() { skips = before_; }
 
 }  // namespace ergon::nn::init

@@ -18,4 +18,16 @@ void kaiming_normal_(Tensor& tensor, std::int64_t fan, Generator& generator = de
 
 void constant_(Tensor& tensor, double value);
 
+// While one lives, the functions above do nothing on its thread: for a model whose parameters are read next.
+class SkipGuard {
+ public:
+  SkipGuard();
+  ~SkipGuard();
+  SkipGuard(const SkipGuard&) = delete;
+  SkipGuard& operator=(const SkipGuard&) = delete;
+
+ private:
+  bool before_;
+};
+
 }  // namespace ergon::nn::init

@@ -37,7 +37,8 @@ Tensor Linear::forward(const Tensor& input, ops::Activation activation) {
 }
 
 Embedding::Embedding(std::int64_t num_embeddings, std::int64_t embedding_dim)
-    : weight(randn({num_embeddings, embedding_dim})) {
+    : weight(empty({num_embeddings, embedding_dim})) {
+  init::normal_(weight);
   register_parameter("weight", weight);
 }
 

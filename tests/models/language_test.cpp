@@ -161,7 +161,9 @@ TEST(LanguageModels, SaveAndLoadKeepEveryBit) {
     }
     const std::string folder = scratch("language_model");
     models::save_language_model(*model, folder);
+    manual_seed(11);
     const auto loaded = models::load_language_model(folder);
+    EXPECT_EQ(default_generator().next(), Generator(11).next()) << "initialised at random before it was read";
     EXPECT_TRUE(equal_bits(model->logits(tokens(2, 7)), loaded->logits(tokens(2, 7))));
     EXPECT_EQ(model->config(), loaded->config());
   }
