@@ -201,6 +201,28 @@ TEST(Allocator, SmallBlocksGoBackToTheSystemTogether) {
   EXPECT_LE(memory_stats().reserved - before, 64 << 20);  // neighbours of blocks in use stay
 }
 
+// Blocks of 2 MiB and more, which are large, of sizes that take turns.
+TEST(Allocator, LargeBlocksOfRecurringSizesAreKept) {
+  const auto mebibytes = [](std::int64_t n) { return empty({n << 18}); };
+  empty_cache();
+  reset_peak_memory();
+  const std::int64_t before = memory_stats().reserved;
+  std::vector<std::int64_t> reserved;
+  for (int step = 0; step < 3; ++step) {
+    { const Tensor a = mebibytes(16), b = mebibytes(4); }
+    reserved.push_back(memory_stats().reserved - before);
+    { const Tensor c = mebibytes(5); }
+    reserved.push_back(memory_stats().reserved - before);
+  }
+#ifndef ERGON_DEBUG_CHECKS  // where freed blocks are not kept
+  for (std::size_t i = 1; i < reserved.size(); ++i) EXPECT_EQ(reserved[i], 25 << 20) << i;
+#endif
+  for (std::int64_t n = 2; n <= 32; ++n) {  // each of a size of its own
+    const Tensor d = mebibytes(n);
+    EXPECT_LE(memory_stats().reserved, memory_stats().peak * 5 / 4 + before) << n << " MiB";
+  }
+}
+
 TEST(Allocator, BorrowedMemoryIsNotCounted) {
   const std::int64_t before = memory_stats().current;
   float value = 1;
