@@ -4,6 +4,7 @@
 // change scores as bias, ALiBi, cap and dropout ask.
 
 #include <cmath>
+#include <limits>
 #include <type_traits>
 
 #include "core/convert.h"
@@ -69,6 +70,17 @@ Acc largest(const Acc* x, int64_t n) {
   Vec<Acc> result = load(x);
   for (int64_t i = kLanes<Acc>; i < n; i += kLanes<Acc>) result = larger(result, load(x + i));
   return reduce_lanes<Acc>(result, larger);
+}
+
+// softmax_lse of a row, and what its rounding takes away; -infinity and 0 without keys.
+template <class Acc>
+void store_lse(const AttentionParams& p, int64_t row, Acc max, Acc sum) {
+  if (p.softmax_lse == nullptr) return;
+  const double exact = static_cast<double>(max) + static_cast<double>(std::log(sum));
+  const Acc lse = static_cast<Acc>(exact);
+  static_cast<Acc*>(p.softmax_lse)[row] = lse;
+  if (p.softmax_lse_residual == nullptr) return;
+  p.softmax_lse_residual[row] = sum == 0 ? 0.0f : static_cast<float>(exact - static_cast<double>(lse));
 }
 
 // sum(a * b)
@@ -188,6 +200,26 @@ struct Columns {
 inline Range runs_of(Range visible) {
   if (visible.empty()) return {visible.begin / kRun * kRun, visible.begin / kRun * kRun};
   return {visible.begin / kRun * kRun, round_up(visible.end, kRun)};
+}
+
+// The largest of some runs of scores, NaN aside.
+template <class Acc>
+Acc largest_of(const Acc* scores, Range runs) {
+  if (runs.empty()) return -std::numeric_limits<Acc>::infinity();
+  return largest(scores + runs.begin, runs.end - runs.begin);
+}
+
+// scores = exp(scores - max) in some runs; returns their sum. A max of -infinity: nothing is seen, or NaN.
+template <class Acc>
+Acc exponentiate(Acc* scores, Range runs, Acc max) {
+  const Acc shift = max == -std::numeric_limits<Acc>::infinity() ? Acc(0) : max;
+  Vec<Acc> sums{};
+  for (int64_t j = runs.begin; j < runs.end; j += kLanes<Acc>) {
+#pragma omp simd
+    for (int64_t i = j; i < j + kLanes<Acc>; ++i) scores[i] = exp_shifted(scores[i], shift);
+    sums += load(scores + j);
+  }
+  return reduce_lanes<Acc>(sums, [](const auto& a, const auto& b) { return a + b; });
 }
 
 // row[j] = value in the runs of the visible columns for columns outside of these

@@ -7,7 +7,8 @@
 #include <utility>
 
 #include "core/parallel.h"
-#include "kernels/cpu/attention_block.h"
+#include "kernels/cpu/attention_decode.h"
+#include "kernels/cpu/attention_parts.h"
 
 namespace ergon::kernels::cpu {
 namespace {
@@ -48,26 +49,6 @@ struct Split {
     units = p.batch * p.num_heads_kv * head_blocks * row_blocks * parts;
   }
 };
-
-// What a part of the keys leaves of a row in the workspace (batch, num_heads, seqlen_q, parts, head_dim + 2):
-// the sum of exp(score - max) * v, max, and the sum of exp(score - max).
-template <class Acc>
-Acc* part_of(const AttentionParams& p, const Split& split, int64_t batch, int64_t head, int64_t i,
-             int64_t part) {
-  const int64_t row = (batch * p.num_heads + head) * p.seqlen_q + i;
-  return static_cast<Acc*>(p.workspace) + (row * split.parts + part) * (p.head_dim + 2);
-}
-
-// softmax_lse of a row, and what its rounding takes away; -infinity and 0 without keys.
-template <class Acc>
-void store_lse(const AttentionParams& p, int64_t row, Acc max, Acc sum) {
-  if (p.softmax_lse == nullptr) return;
-  const double exact = static_cast<double>(max) + static_cast<double>(std::log(sum));
-  const Acc lse = static_cast<Acc>(exact);
-  static_cast<Acc*>(p.softmax_lse)[row] = lse;
-  if (p.softmax_lse_residual == nullptr) return;
-  p.softmax_lse_residual[row] = sum == 0 ? 0.0f : static_cast<float>(exact - static_cast<double>(lse));
-}
 
 template <class T>
 class Forward {
@@ -164,25 +145,12 @@ class Forward {
                        Block<Acc>{out_[row], out_.width});
   }
 
-  static Acc largest_of(const Acc* scores, Range runs) {
-    if (runs.empty()) return -std::numeric_limits<Acc>::infinity();
-    return largest(scores + runs.begin, runs.end - runs.begin);
-  }
-
   // Turns a row's scores into exp(score - max), zero where it is masked, and the output so far to that max.
   void update_softmax(Acc* scores, Range runs, Acc block_max, int64_t row) {
     const Acc max = std::max(max_[row], block_max);
-    // Nothing seen so far, or NaN.
-    const Acc shift = max == -std::numeric_limits<Acc>::infinity() ? Acc(0) : max;
-    Vec<Acc> sums{};
-    for (int64_t j = runs.begin; j < runs.end; j += kLanes<Acc>) {
-#pragma omp simd
-      for (int64_t i = j; i < j + kLanes<Acc>; ++i) scores[i] = exp_shifted(scores[i], shift);
-      sums += load(scores + j);
-    }
-    const Acc sum = reduce_lanes<Acc>(sums, [](const auto& a, const auto& b) { return a + b; });
+    const Acc sum = exponentiate(scores, runs, max);
     if (max > max_[row]) {
-      const Acc correction = exp_shifted(max_[row], shift);  // of zeros where there was no max
+      const Acc correction = exp_shifted(max_[row], max);  // of zeros where there was no max
       sum_[row] *= correction;
       for (int64_t d = 0; d < out_.width; ++d) out_[row][d] *= correction;
       max_[row] = max;
@@ -204,7 +172,7 @@ class Forward {
   void leave(const Item& item, int64_t head, int64_t slot, Range rows, int64_t part) {
     for (int64_t i = rows.begin; i < rows.end; ++i) {
       const int64_t row = slot * split_.rows + i - rows.begin;
-      Acc* const to = part_of<Acc>(p_, split_, item.batch, head, i, part);
+      Acc* const to = part_of<Acc>(p_, split_.parts, item.batch, head, i, part);
       std::copy_n(out_[row], p_.head_dim, to);
       to[p_.head_dim] = max_[row], to[p_.head_dim + 1] = sum_[row];
     }
@@ -222,41 +190,17 @@ class Forward {
   std::tuple<int64_t, int64_t, int64_t> loaded_{-1, -1, -1};  // which keys k_, v_ and k_panels_ hold
 };
 
-// A row's results from those of its parts.
-template <class T>
-void combine(const AttentionParams& p, const Split& split, int64_t row) {
-  using Acc = accumulate_t<T>;
-  const int64_t head = row / p.seqlen_q % p.num_heads, i = row % p.seqlen_q;
-  const Item item(p, row / p.seqlen_q / p.num_heads);
-  if (i >= item.seqlen_q) return;
-  const Acc* const parts = part_of<Acc>(p, split, item.batch, head, i, 0);
-  const int64_t stride = p.head_dim + 2;
-  Acc max = -std::numeric_limits<Acc>::infinity(), sum = 0;
-  for (int64_t s = 0; s < split.parts; ++s) max = std::max(max, parts[s * stride + p.head_dim]);
-  Acc* const out = thread_workspace.reserve<Acc>(p.head_dim);
-  std::fill_n(out, p.head_dim, Acc(0));
-  for (int64_t s = 0; s < split.parts; ++s) {
-    const Acc* const part = parts + s * stride;
-    if (part[p.head_dim + 1] == 0) continue;  // saw no key
-    const Acc weight = std::exp(part[p.head_dim] - max);
-    sum += weight * part[p.head_dim + 1];
-    for (int64_t d = 0; d < p.head_dim; ++d) out[d] += weight * part[d];
-  }
-  store_scaled(out, p.head_dim, sum == 0 ? Acc(0) : 1 / sum, item.query_rows<T>(p.o, head)[i]);
-  store_lse(p, item.statistics(head) + i, max, sum);
-}
-
 }  // namespace
 
 std::int64_t attention_forward_workspace(const AttentionParams& p) {
+  if (is_decoding(p)) return decoding_workspace(p);
   const int64_t parts = key_parts(p);
-  if (parts == 1) return 0;
-  return p.batch * p.num_heads * p.seqlen_q * parts * (p.head_dim + 2)
-         * std::max<int64_t>(size_of(p.dtype), sizeof(float));
+  return parts == 1 ? 0 : parts_workspace(p, parts);
 }
 
 void attention_forward(const AttentionParams& p) {
   if (p.batch * p.num_heads * p.seqlen_q * p.head_dim == 0) return;
+  if (is_decoding(p)) return decode(p);
   const Split split(p);
   dispatch_floating(p.dtype, "attention_forward", [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -266,7 +210,7 @@ void attention_forward(const AttentionParams& p) {
     });
     if (split.parts == 1) return;
     parallel_for(0, p.batch * p.num_heads * p.seqlen_q, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) combine<T>(p, split, row);
+      for (int64_t row = begin; row < end; ++row) combine<T>(p, split.parts, row);
     });
   });
 }
