@@ -92,8 +92,10 @@ struct AttentionParams {
   bool deterministic = true;  // backward; off: CUDA may add up dq in any order, which is faster
 };
 
-// Forward: the keys of at most 16 queries, as in decoding, are split into parts of at least 512 if there is
-// little else to share among threads. Results do not depend on the number of threads.
+// Forward, decoding: with at most 4 rows of q for each key/value head, and many more keys, keys are split
+// into parts of at least 64 if there are few items, and read in the order of a cache. Other keys of at most
+// 16 queries are split into parts of at least 512 if there is little else to share among threads. Results do
+// not depend on the number of threads.
 namespace cpu {
 
 void attention_forward(const AttentionParams& params);
