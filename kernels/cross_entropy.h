@@ -15,9 +15,8 @@ namespace ergon::kernels {
 //                   * weight * dloss[r]
 // and for a row whose target is ignore_index: loss[r] = 0, dlogits[r, :] = 0, whatever the logits.
 //
-// logits, dlogits  (rows, cols)  f32 | bf16 | f16 | f64, each its own dtype; dlogits may be the same memory
-// as
-//                                logits
+// logits, dlogits  (rows, cols)  f32 | bf16 | f16, each its own dtype, or both f64; dlogits may be the same
+//                                memory as logits
 // targets          (rows)        contiguous i32 or i64, each in [0, cols) or ignore_index
 // lse, loss        (rows)        f32, or f64 with f64 logits; in a forward either may be null: not stored
 // dloss            (rows)        like lse, elements dloss_stride apart (0: one for all rows); null: 1
@@ -67,7 +66,8 @@ struct TotalLossParams {
 };
 
 // Blocks of 1024 columns; sums within a block are in fp32 (f64 for f64), across blocks in f64; losses are
-// added up in order.
+// added up in order. Exponentials are vec_math.h's; half_math.h's, within 2^-17, in the forward for bf16 and
+// f16 logits, which moves lse by as much, and in the backward for bf16 and f16 gradients.
 namespace cpu {
 
 void cross_entropy_forward(const CrossEntropyParams& params);

@@ -85,7 +85,8 @@ namespace cpu {
 // them in another way. No alignment is required. Deterministic; threaded beyond 16384 elements.
 // Bytes: numel * (sizes of all operands' elements), less for broadcast ones.
 //
-// Errors: vec_math.h's for the transcendental functions in f32, correctly rounded for the others but
+// Errors: vec_math.h's for the transcendental functions in f32, half_math.h's for exp, sigmoid, gelu, silu
+// and the gradients of these where all operands are bf16 or all are f16, correctly rounded for the others but
 // rsqrt (1.5 ulp), pow (1 ulp) and the gradients (a few roundings of their factors).
 void unary(UnaryOp op, DType compute, const Shape& shape, const Operand& y, const Operand& x);
 void binary(BinaryOp op, DType compute, const Shape& shape, const Operand& y, const Operand& a,

@@ -23,8 +23,9 @@ namespace cpu {
 // or f64. y may be x. Statistics and arithmetic in fp32 (fp64 for f64); sums as a tree along the last
 // dimension, in runs of 32 along another. A NaN, a +inf or nothing but -inf in a row makes the whole row NaN.
 // Deterministic. Error in f32, in units of 2^-24: y (|x - m| + log(length) + 40 + log2(length)); of the
-// logarithm 2 |x - m| + 3 log(length) + 40 + log2(length). Along another dimension length / 32 more. Bytes: 2
-// * numel * size; x is read three times, from cache where a row fits.
+// logarithm 2 |x - m| + 3 log(length) + 40 + log2(length). Along another dimension length / 32 more. In bf16
+// and f16, before the result is rounded, 2^-16 y and 2^-17 more: half_math.h's exponentials and their sum.
+// Bytes: 2 * numel * size; x is read three times, from cache where a row fits.
 void softmax(SoftmaxForm form, DType dtype, const void* x, void* y, const SoftmaxShape& shape);
 
 // dx = y (dy - sum_k dy y), or dy - exp(y) sum_k dy for the logarithm; y is the result of the forward.

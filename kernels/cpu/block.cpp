@@ -49,9 +49,19 @@ void scatter(const T* values, const Block& block) {
   }
 }
 
-// Integers are not computed with in floating point, nor is floating point in integers.
+// Integers are not computed with in floating point, nor is floating point in integers. Halves stay as they
+// are.
 template <class T, class Storage>
-constexpr bool kSupported = std::is_floating_point_v<T> || !is_floating_point(dtype_of<Storage>());
+constexpr bool kSupported = is_half(dtype_of<T>())
+                                ? std::is_same_v<T, Storage>
+                                : std::is_floating_point_v<T> || !is_floating_point(dtype_of<Storage>());
+// Results of integer arithmetic stay integers, those of floating point become floating point or bool.
+template <class T, class Storage>
+constexpr bool kStorable =
+    is_half(dtype_of<T>())
+        ? std::is_same_v<T, Storage>
+        : std::is_same_v<Storage,
+                         bool> || std::is_floating_point_v<T> == is_floating_point(dtype_of<Storage>());
 
 }  // namespace
 
@@ -74,9 +84,7 @@ void store(const T* values, const Block& block) {
   if (values == block.data) return;
   dispatch_all(block.dtype, [&](auto tag) {
     using To = typename decltype(tag)::type;
-    // Results of integer arithmetic stay integers, those of floating point become floating point or bool.
-    if constexpr (std::is_same_v<To,
-                                 bool> || std::is_floating_point_v<T> == is_floating_point(dtype_of<To>())) {
+    if constexpr (kStorable<T, To>) {
       scatter<T, To>(values, block);
     } else {
       ERGON_INTERNAL_ASSERT(false);
@@ -89,6 +97,8 @@ void store(const T* values, const Block& block) {
   template void store<T>(const T*, const Block&);
 ERGON_INSTANTIATE(float)
 ERGON_INSTANTIATE(double)
+ERGON_INSTANTIATE(bf16)
+ERGON_INSTANTIATE(f16)
 ERGON_INSTANTIATE(std::int64_t)
 #undef ERGON_INSTANTIATE
 

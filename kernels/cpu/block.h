@@ -1,8 +1,9 @@
 #pragma once
 
 // Blocks: pieces of strided operands of any dtype, brought into dense rows of the type that a kernel computes
-// in (float, double or int64_t). Kernels written against blocks have one loop body for all dtypes and
-// strides, and read operands in place where these already are what the loop wants.
+// in (float, double or int64_t), or of halves where all operands are of one half dtype, for vector_loop.h to
+// convert. Kernels written against blocks have one loop body for all dtypes and strides, and read operands in
+// place where these already are what the loop wants.
 
 #include <array>
 #include <cstdint>
@@ -28,7 +29,7 @@ struct Block {
 };
 
 // The elements of `block` as T, dense and row-major: in place if they already lie so, else in `buffer`
-// (block.size() elements).
+// (block.size() elements). bf16 and f16 as T are for blocks of that dtype.
 template <class T>
 const T* load(const Block& block, T* buffer);
 

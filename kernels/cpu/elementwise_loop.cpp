@@ -173,5 +173,7 @@ template void for_each_block<float>(const Shape&, std::span<const Operand>, Bloc
 template void for_each_block<double>(const Shape&, std::span<const Operand>, BlockFunction<double>, int);
 template void for_each_block<std::int64_t>(const Shape&, std::span<const Operand>,
                                            BlockFunction<std::int64_t>, int);
+template void for_each_block<bf16>(const Shape&, std::span<const Operand>, BlockFunction<bf16>, int);
+template void for_each_block<f16>(const Shape&, std::span<const Operand>, BlockFunction<f16>, int);
 
 }  // namespace ergon::kernels::cpu

@@ -6,6 +6,7 @@
 #include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/cpu/rows.h"
+#include "kernels/cpu/vector_loop.h"
 
 namespace ergon::kernels::cpu {
 namespace {
@@ -17,23 +18,30 @@ std::int64_t index_of(const EmbeddingParams& p, std::int64_t i) {
 
 // Columns [col, col + cols), at most kBlockSize, of the rows of dweight that are used and already 0. The
 // positions that use row v are a list: first[v], next[first[v]], ... up to -1.
-template <class T>
+template <class S>
 void sum_columns(const EmbeddingParams& p, const RowMatrix& dout, const RowMatrix& dweight,
                  const std::int64_t* first, const std::int64_t* next, std::int64_t col, std::int64_t cols) {
-  T sum[kBlockSize], buffer[kBlockSize];
+  using T = accumulate_t<S>;
+  const T zeros[kBlockSize] = {};
+  T sum[kBlockSize];
   for (std::int64_t start = 0; start < p.count; ++start) {
     const std::int64_t v = index_of(p, start);
     if (first[v] != start) continue;
-    const Block target = block_of(dweight, v, col, cols);
-    const bool in_place = dweight.dtype == dtype_of<T>();
-    T* total = in_place ? static_cast<T*>(target.data) : sum;
-    if (!in_place) std::fill_n(total, cols, T(0));
+    const T* so_far = zeros;
     for (std::int64_t i = start; i >= 0; i = next[i]) {
-      const T* x = load(block_of(dout, i, col, cols), buffer);
-#pragma omp simd
-      for (std::int64_t c = 0; c < cols; ++c) total[c] += x[c];
+      const S* x = static_cast<const S*>(dout.data) + i * dout.stride + col;
+      const auto add_to = [&](auto* total) {
+        for_each_vector<T>(cols, [&](std::int64_t c, auto at) {
+          at.store(total + c, at.load(so_far + c) + at.load(x + c));
+        });
+      };
+      if (next[i] >= 0) {
+        add_to(sum);
+        so_far = sum;
+      } else {
+        add_to(static_cast<S*>(dweight.data) + v * dweight.stride + col);
+      }
     }
-    store(total, target);
   }
 }
 
@@ -73,13 +81,14 @@ void embedding_backward(const EmbeddingParams& p, const RowMatrix& dout, const R
   constexpr std::int64_t kPiece = 32;
   const std::int64_t pieces = (p.cols + kPiece - 1) / kPiece;
   const std::int64_t grain = row_grain(kPiece * p.count);
-  parallel_for(0, pieces, grain, [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t last = std::min(end * kPiece, p.cols);
-    for (std::int64_t col = begin * kPiece; col < last; col += kBlockSize) {
-      const std::int64_t cols = std::min(kBlockSize, last - col);
-      dweight.dtype == DType::f64 ? sum_columns<double>(p, dout, dweight, first, next, col, cols)
-                                  : sum_columns<float>(p, dout, dweight, first, next, col, cols);
-    }
+  dispatch_floating(dweight.dtype, "embedding_backward", [&](auto tag) {
+    parallel_for(0, pieces, grain, [&](std::int64_t begin, std::int64_t end) {
+      const std::int64_t last = std::min(end * kPiece, p.cols);
+      for (std::int64_t col = begin * kPiece; col < last; col += kBlockSize) {
+        const std::int64_t cols = std::min(kBlockSize, last - col);
+        sum_columns<typename decltype(tag)::type>(p, dout, dweight, first, next, col, cols);
+      }
+    });
   });
 }
 

@@ -2,10 +2,11 @@
 #include <cmath>
 #include <vector>
 
+#include "core/convert.h"
 #include "core/error.h"
 #include "core/half.h"
 #include "core/parallel.h"
-#include "kernels/cpu/block.h"
+#include "kernels/cpu/elementwise_loop.h"
 #include "kernels/cpu/row_reduce.h"
 
 namespace ergon::kernels::cpu {
@@ -88,36 +89,45 @@ Plan make_plan(const ReduceArgs& args) {
   return plan;
 }
 
-// into[i] = op(into[i], x[i])
-template <class T>
-void combine_row(ReduceOp op, T* into, const T* x, std::int64_t n) {
-  const auto loop = [&](auto f) {
+template <class F>
+void dispatch_op(ReduceOp op, F f) {
+  if (op == ReduceOp::sum) return f([](auto a, auto b) { return combine<ReduceOp::sum>(a, b); });
+  if (op == ReduceOp::max) return f([](auto a, auto b) { return combine<ReduceOp::max>(a, b); });
+  f([](auto a, auto b) { return combine<ReduceOp::min>(a, b); });
+}
+
+// y[i] = f(x[i], ...)
+template <class T, class F, class... X>
+void loop_rows(T* y, std::int64_t n, F f, const X*... x) {
+  if constexpr ((is_half(dtype_of<X>()) || ...)) {
+    for_each_vector<T>(n, [&](std::int64_t i, auto at) { at.store(y + i, f(at.load(x + i)...)); });
+  } else {
 #pragma GCC ivdep
-    for (std::int64_t i = 0; i < n; ++i) into[i] = f(into[i], x[i]);
-  };
-  if (op == ReduceOp::sum) return loop([](T a, T b) { return combine<ReduceOp::sum>(a, b); });
-  if (op == ReduceOp::max) return loop([](T a, T b) { return combine<ReduceOp::max>(a, b); });
-  loop([](T a, T b) { return combine<ReduceOp::min>(a, b); });
+    for (std::int64_t i = 0; i < n; ++i) y[i] = f(x[i]...);
+  }
+}
+
+// into[i] = op(into[i], x[i])
+template <class T, class S>
+void combine_row(ReduceOp op, T* into, const S* x, std::int64_t n) {
+  dispatch_op(op, [&](auto f) { loop_rows(into, n, f, into, x); });
 }
 
 // y[i] = op of eight rows
-template <class T>
-void combine_eight(ReduceOp op, const std::array<const T*, kLeafRows>& rows, T* y, std::int64_t n) {
-  const auto loop = [&](auto f) {
-    const T *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];
-    const T *e = rows[4], *g = rows[5], *h = rows[6], *k = rows[7];
-#pragma GCC ivdep
-    for (std::int64_t i = 0; i < n; ++i) {
-      y[i] = f(f(f(a[i], b[i]), f(c[i], d[i])), f(f(e[i], g[i]), f(h[i], k[i])));
-    }
-  };
-  if (op == ReduceOp::sum) return loop([](T a, T b) { return combine<ReduceOp::sum>(a, b); });
-  if (op == ReduceOp::max) return loop([](T a, T b) { return combine<ReduceOp::max>(a, b); });
-  loop([](T a, T b) { return combine<ReduceOp::min>(a, b); });
+template <class T, class S>
+void combine_eight(ReduceOp op, const std::array<const S*, kLeafRows>& rows, T* y, std::int64_t n) {
+  dispatch_op(op, [&](auto f) {
+    loop_rows(
+        y, n,
+        [f](auto a, auto b, auto c, auto d, auto e, auto g, auto h, auto k) {
+          return f(f(f(a, b), f(c, d)), f(f(e, g), f(h, k)));
+        },
+        rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7]);
+  });
 }
 
-template <class T>
-T reduce_values(ReduceOp op, const T* x, std::int64_t n) {
+template <class S>
+compute_t<S> reduce_values(ReduceOp op, const S* x, std::int64_t n) {
   if (op == ReduceOp::sum) return reduce_run<ReduceOp::sum>(x, n);
   if (op == ReduceOp::max) return reduce_run<ReduceOp::max>(x, n);
   return reduce_run<ReduceOp::min>(x, n);
@@ -164,8 +174,11 @@ class Tree {
   alignas(64) T levels_[kLevels][kWidth];
 };
 
-template <class T>
+// S: what x is read as, blocks of it.
+template <class S>
 class Reduction {
+  using T = compute_t<S>;
+
  public:
   Reduction(const ReduceArgs& args, T* partials) : args_(args), plan_(make_plan(args)), partials_(partials) {}
 
@@ -203,8 +216,8 @@ class Reduction {
   }
 
   void add_rows(Tree<T>& tree, std::int64_t base, std::int64_t width, std::int64_t begin, std::int64_t end) {
-    alignas(64) T buffers[kLeafRows][kWidth];
-    const auto row = [&](std::int64_t index, T* buffer) {
+    alignas(64) S buffers[kLeafRows][kWidth];
+    const auto row = [&](std::int64_t index, S* buffer) {
       return load(block(base + plan_.reduced.offset(index), width, plan_.kept.strides.back()), buffer);
     };
     add_leaves(tree, width, begin, end, [&](std::int64_t index, int k) { return row(index, buffers[k]); });
@@ -215,23 +228,23 @@ class Reduction {
   void add_leaves(Tree<T>& tree, std::int64_t width, std::int64_t begin, std::int64_t end, Row row) {
     std::int64_t r = begin;
     for (; r + kLeafRows <= end; r += kLeafRows) {
-      std::array<const T*, kLeafRows> rows;
+      std::array<decltype(row(r, 0)), kLeafRows> rows;
       for (int k = 0; k < kLeafRows; ++k) rows[static_cast<std::size_t>(k)] = row(r + k, k);
       combine_eight(args_.op, rows, tree.next(), width);
       tree.push_next();
     }
     if (r == end) return;
-    std::copy_n(row(r, 0), width, tree.next());
+    convert_run(row(r, 0), tree.next(), width);
     for (++r; r < end; ++r) combine_row(args_.op, tree.next(), row(r, 0), width);
     tree.push_next();
   }
 
   void add_runs(Tree<T>& tree, std::int64_t base, std::int64_t begin, std::int64_t end) {
-    alignas(64) T buffer[kBlockSize];
+    alignas(64) S buffer[kBlockSize];
     const std::int64_t run = plan_.reduced.shape.back(), stride = plan_.reduced.strides.back();
     for (std::int64_t r = begin; r < end;) {
       const std::int64_t length = std::min({end - r, run - r % run, kBlockSize});
-      const T* values = load(block(base + plan_.reduced.offset(r), length, stride), buffer);
+      const S* values = load(block(base + plan_.reduced.offset(r), length, stride), buffer);
       *tree.next() = reduce_values(args_.op, values, length);
       tree.push_next();
       r += length;
@@ -245,8 +258,9 @@ class Reduction {
       for (std::int64_t tile = begin; tile < end; ++tile) {
         const std::int64_t first = tile * kWidth, width = std::min(kWidth, plan_.kept_count - first);
         Tree<T> tree(args_.op, width);
-        add_leaves(tree, width, 0, plan_.chunks,
-                   [&](std::int64_t chunk, int) { return partials_ + chunk * plan_.kept_count + first; });
+        add_leaves(tree, width, 0, plan_.chunks, [&](std::int64_t chunk, int) -> const T* {
+          return partials_ + chunk * plan_.kept_count + first;
+        });
         finish(tree.result(), first, width);
       }
     });
@@ -279,10 +293,10 @@ std::int64_t reduce_workspace(const ReduceArgs& args) {
 }
 
 void reduce(const ReduceArgs& args, void* workspace) {
-  if (args.compute == DType::f32) return Reduction<float>(args, static_cast<float*>(workspace)).run();
-  if (args.compute == DType::f64) return Reduction<double>(args, static_cast<double*>(workspace)).run();
-  ERGON_INTERNAL_ASSERT(args.compute == DType::i64);
-  Reduction<std::int64_t>(args, static_cast<std::int64_t*>(workspace)).run();
+  dispatch_blocks(args.compute, std::span(&args.x, 1), [&](auto tag) {
+    using S = typename decltype(tag)::type;
+    Reduction<S>(args, static_cast<compute_t<S>*>(workspace)).run();
+  });
 }
 
 }  // namespace ergon::kernels::cpu

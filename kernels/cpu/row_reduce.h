@@ -1,6 +1,7 @@
 #pragma once
 
-// Sum, maximum and minimum of a contiguous run, in an order that depends on its length alone.
+// Sum, maximum and minimum of a contiguous run, in an order that depends on its length alone. Halves are
+// converted in registers and reduced in float.
 
 #include <algorithm>
 #include <cstdint>
@@ -9,24 +10,14 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/convert.h"
+#include "kernels/cpu/vector_loop.h"
 #include "kernels/reduce.h"
 
 namespace ergon::kernels::cpu {
 
 // What max and min make of NaN. Skipping it takes one instruction in place of four.
 enum class NanMode { propagate, skip };
-
-// op(so_far, x)
-template <ReduceOp op, NanMode mode = NanMode::propagate, class T>
-inline T combine(T so_far, T x) {
-  if constexpr (op == ReduceOp::sum) {
-    return so_far + x;
-  } else if constexpr (op == ReduceOp::max) {
-    return ((x > so_far) | (mode == NanMode::propagate && x != x)) ? x : so_far;
-  } else {
-    return ((x < so_far) | (mode == NanMode::propagate && x != x)) ? x : so_far;
-  }
-}
 
 // What op of no elements is.
 template <class T>
@@ -47,13 +38,14 @@ struct VectorOf {
   static constexpr int lanes = 64 / sizeof(T);
 };
 
-// Lanes i and i ^ step swap.
-template <class T, int step, class V, std::size_t... kIndex>
-inline V swap_lanes(const V& v, std::index_sequence<kIndex...>) {
-  return __builtin_shufflevector(v, v, static_cast<int>(kIndex ^ step)...);
+// swapped = v with lanes i and i ^ step in each other's place. (No vector goes by value: without AVX-512 that
+// has no stable ABI.)
+template <int step, class V, std::size_t... kIndex>
+inline void swap_lanes(const V& v, V& swapped, std::index_sequence<kIndex...>) {
+  swapped = __builtin_shufflevector(v, v, static_cast<int>(kIndex ^ step)...);
 }
 
-// so_far = op(so_far, x), lane by lane.
+// so_far = op(so_far, x), of scalars or lane by lane.
 template <ReduceOp op, NanMode mode, class V>
 inline void combine_into(V& so_far, const V& x) {
   constexpr bool kSkip = mode == NanMode::skip;
@@ -72,46 +64,69 @@ inline T fold(V& v) {
   if constexpr (step == 0) {
     return v[0];
   } else {
-    combine_into<op, mode>(v, swap_lanes<T, step>(v, std::make_index_sequence<VectorOf<T>::lanes>{}));
+    V swapped;
+    swap_lanes<step>(v, swapped, std::make_index_sequence<VectorOf<T>::lanes>{});
+    combine_into<op, mode>(v, swapped);
     return fold<op, mode, T, step / 2>(v);
   }
 }
 
+template <class V, class S, int kCount>
+inline void load_into(V (&v)[kCount], const S* x) {
+  if constexpr (is_half(dtype_of<S>())) {
+    constexpr int kParts = static_cast<int>(sizeof v) / kVectorBytes;
+    Vec<float> parts[kParts];
+    for (int i = 0; i < kParts; ++i) parts[i] = load(x + i * kLanes<float>);
+    std::memcpy(&v, parts, sizeof v);
+  } else {
+    std::memcpy(&v, x, sizeof v);
+  }
+}
+
 // Up to a few thousand elements, in four vectors of partial results.
-template <ReduceOp op, NanMode mode, class T>
-inline T reduce_short(const T* x, std::int64_t n) {
+template <ReduceOp op, NanMode mode, class S, class T = compute_t<S>>
+[[gnu::always_inline]] inline T reduce_short(const S* x, std::int64_t n) {
   using V = typename VectorOf<T>::type;
-  constexpr int kLanes = VectorOf<T>::lanes;
+  constexpr int kWide = VectorOf<T>::lanes;
   V parts[4];
   for (V& part : parts) part = V{} + identity<T>(op);
   std::int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+  for (; i + 4 * kWide <= n; i += 4 * kWide) {
     V values[4];
-    std::memcpy(values, x + i, sizeof(values));
+    load_into(values, x + i);
     for (int k = 0; k < 4; ++k) combine_into<op, mode>(parts[k], values[k]);
   }
-  for (; i + kLanes <= n; i += kLanes) {
-    V value;
-    std::memcpy(&value, x + i, sizeof(value));
-    combine_into<op, mode>(parts[0], value);
+  for (; i + kWide <= n; i += kWide) {
+    V value[1];
+    load_into(value, x + i);
+    combine_into<op, mode>(parts[0], value[0]);
   }
   combine_into<op, mode>(parts[0], parts[1]);
   combine_into<op, mode>(parts[2], parts[3]);
   combine_into<op, mode>(parts[0], parts[2]);
   if (i < n) {
-    V rest = V{} + identity<T>(op);
-    std::memcpy(&rest, x + i, static_cast<std::size_t>(n - i) * sizeof(T));
-    combine_into<op, mode>(parts[0], rest);
+    T rest[kWide];
+    for (int k = 0; k < kWide; ++k) rest[k] = i + k < n ? convert<T>(x[i + k]) : identity<T>(op);
+    V value[1];
+    load_into(value, rest);
+    combine_into<op, mode>(parts[0], value[0]);
   }
   return fold<op, mode, T>(parts[0]);
 }
 
 }  // namespace row_reduce_detail
 
+// op(so_far, x), of scalars or of vectors no wider than a register.
+template <ReduceOp op, NanMode mode = NanMode::propagate, class V>
+inline V combine(V so_far, V x) {
+  row_reduce_detail::combine_into<op, mode>(so_far, x);
+  return so_far;
+}
+
 // op over x[0..n). On its way into a sum an element is rounded at most 25 times, 40 times in double, and once
 // more for every doubling of n beyond 1024.
-template <ReduceOp op, NanMode mode = NanMode::propagate, class T>
-inline T reduce_run(const T* x, std::int64_t n) {
+template <ReduceOp op, NanMode mode = NanMode::propagate, class S>
+inline compute_t<S> reduce_run(const S* x, std::int64_t n) {
   if (n <= 1024) return row_reduce_detail::reduce_short<op, mode>(x, n);
   const std::int64_t half = (n / 2 + 1023) / 1024 * 1024;
   return combine<op, mode>(reduce_run<op, mode>(x, half), reduce_run<op, mode>(x + half, n - half));

@@ -96,9 +96,9 @@ inline Vec<float> load(const f16* source) {
   return std::bit_cast<Vec<float>>(
       _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
 #else
-  Vec<float> v;
-  for (int i = 0; i < kLanes<float>; ++i) v[i] = static_cast<float>(source[i]);
-  return v;
+  float values[kLanes<float>];
+  convert_run(source, values, kLanes<float>);
+  return load(values);
 #endif
 }
 
@@ -115,6 +115,15 @@ inline Halves upper_halves(Words words, std::index_sequence<kIndex...>) {
 }  // namespace simd_detail
 
 inline void store(bf16* target, Vec<float> v) {  // float_to_bf16 of every lane
+#if defined(__AVX512BF16__) && defined(__AVX512DQ__)
+  // The instruction makes zeros of subnormal numbers and keeps the bits of a NaN: those go the long way.
+  constexpr int kNanOrSubnormal = 0x80 | 0x20 | 0x01;
+  if (_mm512_fpclass_ps_mask(std::bit_cast<__m512>(v), kNanOrSubnormal) == 0) [[likely]] {
+    const __m256bh half = _mm512_cvtneps_pbh(std::bit_cast<__m512>(v));
+    std::memcpy(static_cast<void*>(target), &half, sizeof half);
+    return;
+  }
+#endif
   const Words bits = std::bit_cast<Words>(v);
   const Words rounded = bits + ((bits >> 16) & 1) + 0x7fff;
   const Words nan = (bits & 0x80000000) | 0x7fc00000;
@@ -160,6 +169,14 @@ inline Vec<T> fold_lanes(Vec<T> v, Op op) {
 template <class T, class Op>
 inline T reduce_lanes(Vec<T> v, Op op) {
   return simd_detail::fold_lanes<T, kLanes<T> / 2>(v, op)[0];
+}
+
+// f(v...) lane by lane; a function of straight-line code is vectorised.
+template <class T, class F, class... V>
+inline Vec<T> map_lanes(F f, V... v) {
+  T result[kLanes<T>];
+  for (int i = 0; i < kLanes<T>; ++i) result[i] = f(v[i]...);
+  return load(result);
 }
 
 // --- transposition in registers ---

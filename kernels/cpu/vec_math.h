@@ -1,8 +1,8 @@
 #pragma once
 
 // exp, expm1, log, tanh, sigmoid and erf as straight-line scalar code: a plain loop over a row that calls
-// them is vectorised by the compiler (no calls, tables or branches; selects only). The double overloads are
-// libm's.
+// them is vectorised by the compiler (no calls, tables or branches; selects only). vexp takes vectors of
+// float too. The double overloads are libm's.
 //
 // Maximum error in ulp of the float result, measured on every 13th float against double
 // (tests/kernels/vec_math_test.cpp walks a dense sample):
@@ -36,24 +36,38 @@ inline float with_sign(float magnitude, float sign) {
   return from_bits(to_bits(magnitude) | (to_bits(sign) & static_cast<std::int32_t>(0x80000000)));
 }
 
-// x = n ln 2 + r with |r| <= ln(2) / 2, for |x| < 2^20.
-struct Reduced {
-  std::int32_t n;
-  float r;
+// Signed integers of float's size, as many as V has floats: V is float or a vector of them.
+template <class V>
+struct IntegersOf {
+  using type = decltype(V{} < V{});
 };
-inline Reduced reduce_by_ln2(float x) {
+template <>
+struct IntegersOf<float> {
+  using type = std::int32_t;
+};
+template <class V>
+using Integers = typename IntegersOf<V>::type;
+
+// x = n ln 2 + r with |r| <= ln(2) / 2, for |x| < 2^20.
+template <class V>
+struct Reduced {
+  Integers<V> n;
+  V r;
+};
+template <class V>
+inline Reduced<V> reduce_by_ln2(V x) {
   constexpr float kMagic =
       12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
-  const float shifted = x * 1.44269504f + kMagic;
-  const float n = shifted - kMagic;
+  const V shifted = x * 1.44269504f + kMagic;
+  const V n = shifted - kMagic;
   // ln 2 in two parts; the first has 9 bits, so its product with n is exact.
-  return {to_bits(shifted) - to_bits(kMagic), (x - n * 0.693359375f) + n * 2.12194440e-4f};
+  return {std::bit_cast<Integers<V>>(shifted) - to_bits(kMagic), (x - n * 0.693359375f) + n * 2.12194440e-4f};
 }
 
 // exp(r) - 1 for |r| <= ln(2) / 2.
-inline float expm1_reduced(float r) {
-  float p = 1.387065742e-03f;
-  p = p * r + 8.366261609e-03f;
+template <class V>
+inline V expm1_reduced(V r) {
+  V p = 1.387065742e-03f * r + 8.366261609e-03f;
   p = p * r + 4.166743532e-02f;
   p = p * r + 1.666654646e-01f;
   p = p * r + 4.999999702e-01f;
@@ -61,28 +75,30 @@ inline float expm1_reduced(float r) {
 }
 
 // 2^n for -126 <= n <= 127.
-inline float power_of_two(std::int32_t n) {
-  return std::bit_cast<float>((static_cast<std::uint32_t>(n) + 127u) << 23);
+template <class V = float>
+inline V power_of_two(Integers<V> n) {
+  return std::bit_cast<V>((n + 127) << 23);
 }
 
 // exp(x) for -87 < x < 88, or NaN.
 inline float exp_unchecked(float x) {
-  const Reduced reduced = reduce_by_ln2(x);
+  const Reduced<float> reduced = reduce_by_ln2(x);
   const float scale = power_of_two(reduced.n);
   return scale * expm1_reduced(reduced.r) + scale;
 }
 
 }  // namespace vec_math_detail
 
-inline float vexp(float x) {
+template <class V>
+[[gnu::always_inline]] inline V vexp(V x) {  // GCC would call it for vectors
   using namespace vec_math_detail;
-  float y = x < -105.0f ? -105.0f : x;  // comparisons written so that NaN passes
-  y = y > 90.0f ? 90.0f : y;
-  const Reduced reduced = reduce_by_ln2(y);
+  V y = x < -105.0f ? V{} - 105.0f : x;  // comparisons written so that NaN passes
+  y = y > 90.0f ? V{} + 90.0f : y;
+  const Reduced<V> reduced = reduce_by_ln2(y);
   // In two factors: 2^128 and the subnormal powers have no float of their own.
-  const std::int32_t half = reduced.n >> 1;
-  const float p = expm1_reduced(reduced.r) + 1.0f;
-  return (p * power_of_two(half)) * power_of_two(reduced.n - half);
+  const Integers<V> half = reduced.n >> 1;
+  const V p = expm1_reduced(reduced.r) + 1.0f;
+  return (p * power_of_two<V>(half)) * power_of_two<V>(reduced.n - half);
 }
 
 // exp(x) for x < 88 where results below the normal numbers may be as large as 1.6e-38: vexp in fewer steps.
@@ -112,7 +128,7 @@ inline float vexpm1(float x) {
   using namespace vec_math_detail;
   float y = x < -20.0f ? -20.0f : x;
   y = y > 88.9f ? 88.9f : y;
-  const Reduced reduced = reduce_by_ln2(y);
+  const Reduced<float> reduced = reduce_by_ln2(y);
   // (2^(n-1) p + (2^(n-1) - 0.5)) * 2: 2^128 would overflow where the result does not.
   const float scale = power_of_two(reduced.n - 1);
   const float result = (scale * expm1_reduced(reduced.r) + (scale - 0.5f)) * 2.0f;
@@ -150,7 +166,7 @@ inline float vtanh(float x) {
   using namespace vec_math_detail;
   const float magnitude = absolute(x);
   const float twice = magnitude > 9.1f ? 18.2f : 2.0f * magnitude;
-  const Reduced reduced = reduce_by_ln2(twice);
+  const Reduced<float> reduced = reduce_by_ln2(twice);
   const float scale = power_of_two(reduced.n);
   const float t = scale * expm1_reduced(reduced.r) + (scale - 1.0f);  // exp(2|x|) - 1
   return with_sign(t / (t + 2.0f), x);
