@@ -13,9 +13,9 @@ namespace ergon::kernels::cpu {
 
 namespace gemm_detail {
 
-// Two neighbours along K, the first in the lower half.
+// The bits of two neighbours along K. Rows of an odd number of bf16 are multiples of 2 bytes apart, not of 4.
 struct bf16x2 {
-  std::uint32_t bits;
+  std::uint16_t first, second;
 };
 
 }  // namespace gemm_detail
@@ -65,8 +65,8 @@ inline E element(const S* source, int64_t k_stride, int64_t n) {
   if constexpr (kDepth<E> == 1) {
     return static_cast<E>(*source);
   } else {
-    const std::uint32_t second = n == 1 ? 0 : std::bit_cast<std::uint16_t>(source[k_stride]);
-    return {second << 16 | std::bit_cast<std::uint16_t>(*source)};
+    const std::uint16_t zero = 0, second = n == 1 ? zero : std::bit_cast<std::uint16_t>(source[k_stride]);
+    return {std::bit_cast<std::uint16_t>(*source), second};
   }
 }
 
@@ -110,7 +110,7 @@ inline Vec<T> multiply_add(T a, Vec<T> b, Vec<T> sum) {
 // sum + a.first * b.first + a.second * b.second, rounded twice; subnormal numbers are zero on the way in and
 // out.
 inline Vec<float> multiply_add(bf16x2 a, Words b, Vec<float> sum) {
-  const __m512i repeated = _mm512_set1_epi32(static_cast<int>(a.bits));
+  const __m512i repeated = _mm512_set1_epi32(std::bit_cast<int>(a));
   return std::bit_cast<Vec<float>>(_mm512_dpbf16_ps(
       std::bit_cast<__m512>(sum), std::bit_cast<__m512bh>(repeated), std::bit_cast<__m512bh>(b)));
 }
