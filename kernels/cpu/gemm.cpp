@@ -10,7 +10,7 @@
 #include "core/half.h"
 #include "core/parallel.h"
 #include "kernels/cpu/gemm_blocked.h"
-#include "kernels/cpu/gemm_dot.h"
+#include "kernels/cpu/gemm_few_rows.h"
 #include "kernels/cpu/workspace.h"
 
 namespace ergon::kernels::cpu {
@@ -145,14 +145,14 @@ void run(const GemmParams& params, const Sum<E>* bias) {
   const int64_t threads = in_parallel_region() ? 1 : std::min<int64_t>(num_threads(), 1 + work / kSerialWork);
   // Whole matrices to each thread where there are enough for an even share; else each is cut into a grid.
   const int64_t pieces = batch >= 4 * threads ? 1 : threads / std::gcd(threads, batch);
-  const bool dots = suits_dots(first);
-  const Grid grid = dots ? Grid{1, pieces} : make_grid(first, pieces);
+  const bool dots = suits_dots(first), few_rows = dots || suits_scaled_rows(first);
+  const Grid grid = few_rows ? Grid{1, pieces} : make_grid(first, pieces);
   const int64_t m = ceil_div(first.M, grid.rows);
   const int64_t column_vectors = ceil_div(first.N, kLanes<T>);
   const int64_t n = ceil_div(column_vectors, grid.columns) * kLanes<T>;
   const Plan plan = make_plan<E>(first, m, std::min(n, first.N));
-  const int64_t packed = round_up(dots ? 0 : plan.packed<E>() * static_cast<int64_t>(sizeof(E)), 4096);
-  const int64_t sums = dots ? first.M * first.K : plan.scratch();
+  const int64_t packed = round_up(few_rows ? 0 : plan.packed<E>() * static_cast<int64_t>(sizeof(E)), 4096);
+  const int64_t sums = few_rows ? first.M * first.K : plan.scratch();
   const int64_t workspace =
       packed + round_up(sums * static_cast<int64_t>(sizeof(T)), 4096);  // bytes a thread
   std::byte* workspaces = packing_workspace.reserve<std::byte>(threads * workspace);
@@ -168,6 +168,8 @@ void run(const GemmParams& params, const Sum<E>* bias) {
       T* own_sums = reinterpret_cast<T*>(own + packed);
       if (dots) {
         multiply_by_dots(problem, own_sums, j0, j1);
+      } else if (few_rows) {
+        multiply_by_scaled_rows(problem, own_sums, j0, j1);
       } else {
         BlockedGemm<E>(problem, plan, reinterpret_cast<E*>(own), own_sums).run(i0, i1, j0, j1);
       }

@@ -86,20 +86,27 @@ TEST_F(Gemm, Bf16InEveryLayout) {
   }
 }
 
-// A linear layer while generating: few rows times (out, in) weights.
+// A linear layer while generating: few rows times (out, in) or (in, out) weights.
 TEST_F(Gemm, FewRows) {
   for (std::int64_t M = 1; M <= 5; ++M) {
     for (const std::int64_t N : {1, 3, 33, 70}) {
       for (const DType weights : {DType::f32, DType::bf16, DType::f16, DType::f64}) {
-        Problem p = {.M = M, .N = N, .K = 37, .b = weights, .layout_b = Layout::column_major};
-        if (weights == DType::f64) p.a = p.c = p.bias = weights;
-        run(p);
-        p.layout_a = Layout::strided, p.alpha = 2, p.beta = 1, p.with_bias = true;
-        run(p);
-        p.integers = false, p.K = 1100, p.activation = Activation::silu, p.with_pre_activation = true;
-        run(p);
+        for (const Layout layout : {Layout::column_major, Layout::row_major}) {
+          Problem p = {.M = M, .N = N, .K = 37, .b = weights, .layout_b = layout};
+          if (weights == DType::f64) p.a = p.c = p.bias = weights;
+          run(p);
+          p.layout_a = Layout::strided, p.alpha = 2, p.beta = 1, p.with_bias = true;
+          run(p);
+          p.integers = false, p.K = 1100, p.activation = Activation::silu, p.with_pre_activation = true;
+          run(p);
+        }
       }
     }
+    run({.M = M,
+         .N = 2100,
+         .K = 19,
+         .b = DType::bf16,
+         .layout_b = Layout::padded});  // several blocks of columns
   }
 }
 
