@@ -129,7 +129,7 @@ void add_scaled_rows(const T* a, int64_t lda, const S* b, int64_t ldb, int64_t c
 
 template <class T>
 bool suits_scaled_rows(const Problem<T>& p) {
-  return p.M <= kDotRows && p.N > 1 && p.b.col == 1;
+  return p.M <= kDotRows && p.N >= kLanes<T> && p.b.col == 1;
 }
 
 // Columns [j0, j1) of C. `workspace` holds M * K elements.
@@ -154,7 +154,7 @@ void multiply_by_scaled_rows(const Problem<T>& p, T* workspace, int64_t j0, int6
       for (; k + kScaledRows <= p.K; k += kScaledRows)
         kEight[which](a + k, lda, b + k * p.b.row, p.b.row, columns, sums);
       for (; k < p.K; ++k) kOne[which](a + k, lda, b + k * p.b.row, p.b.row, columns, sums);
-      for (T& sum : sums) sum *= p.alpha;
+      for (int64_t at = 0; at < rows * kScaledColumns; ++at) sums[at] *= p.alpha;
       for (int64_t first = 0; first < columns; first += kTileN<T>) {
         const int width = static_cast<int>(std::min<int64_t>(kTileN<T>, columns - first));
         finish_tile(p, {sums + first, kScaledColumns, rows, width}, 0, j + first, p.beta, true);
