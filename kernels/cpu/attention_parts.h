@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/cpu/attention_block.h"
+#include "kernels/cpu/vector_loop.h"
 
 namespace ergon::kernels::cpu::attention_detail {
 
@@ -25,9 +26,8 @@ inline int64_t parts_workspace(const AttentionParams& p, int64_t parts) {
 // out += factor * v
 template <class T, class Acc>
 void add_scaled(Acc factor, const T* v, int64_t n, Acc* out) {
-  int64_t d = 0;
-  for (; d + kLanes<Acc> <= n; d += kLanes<Acc>) store(out + d, load(out + d) + factor * load(v + d));
-  for (; d < n; ++d) out[d] += factor * convert<Acc>(v[d]);
+  for_each_vector<Acc>(
+      n, [&](int64_t d, auto at) { at.store(out + d, at.load(out + d) + factor * at.load(v + d)); });
 }
 
 // A row's results from those of its parts.

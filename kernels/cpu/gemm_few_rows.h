@@ -13,6 +13,7 @@
 #include "kernels/cpu/gemm_kernel.h"
 #include "kernels/cpu/gemm_pack.h"
 #include "kernels/cpu/gemm_problem.h"
+#include "kernels/cpu/vector_loop.h"
 
 namespace ergon::kernels::cpu::gemm_detail {
 
@@ -108,23 +109,20 @@ inline constexpr int kScaledRows = 8;  // of B: sums are loaded and stored once 
 // k
 template <int kRows, int kDepthRows, class T, class S>
 void add_scaled_rows(const T* a, int64_t lda, const S* b, int64_t ldb, int64_t columns, T* sums) {
-  constexpr int L = kLanes<T>;
-  const auto add = [&](int64_t j, const auto& load_at) __attribute__((always_inline)) {
-    Vec<T> sum[kRows];
+  for_each_vector<T>(
+      columns, [&](int64_t j, auto at) __attribute__((always_inline)) {
+        Vec<T> sum[kRows];
 #pragma GCC unroll 4
-    for (int i = 0; i < kRows; ++i) sum[i] = load(sums + i * kScaledColumns + j);
+        for (int i = 0; i < kRows; ++i) sum[i] = at.load(sums + i * kScaledColumns + j);
 #pragma GCC unroll 8
-    for (int k = 0; k < kDepthRows; ++k) {
-      const Vec<T> row = load_at(b + k * ldb + j);
+        for (int k = 0; k < kDepthRows; ++k) {
+          const Vec<T> row = at.load(b + k * ldb + j);
 #pragma GCC unroll 4
-      for (int i = 0; i < kRows; ++i) sum[i] += a[i * lda + k] * row;
-    }
+          for (int i = 0; i < kRows; ++i) sum[i] += a[i * lda + k] * row;
+        }
 #pragma GCC unroll 4
-    for (int i = 0; i < kRows; ++i) store(sums + i * kScaledColumns + j, sum[i]);
-  };
-  int64_t j = 0;
-  for (; j + L <= columns; j += L) add(j, [](const S* x) { return load(x); });
-  if (j < columns) add(j, [&](const S* x) { return load_partial<T>(x, columns - j); });
+        for (int i = 0; i < kRows; ++i) at.store(sums + i * kScaledColumns + j, sum[i]);
+      });
 }
 
 template <class T>
