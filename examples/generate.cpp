@@ -37,7 +37,7 @@ class Speed {
   }
   std::string report() const {
     const std::chrono::duration<double> reading = first_ - start_, others = last_ - first_;
-    if (tokens_ < 2) return fmt::format("{} token(s) in {:.2f} s", tokens_, tokens_ * reading.count());
+    if (tokens_ < 2) return fmt::format("{} token(s) in {:.2f} s", tokens_, reading.count());
     return fmt::format("{} tokens in {:.2f} s: the first after {:.2f} s, then {:.1f} tokens/s", tokens_,
                        (reading + others).count(), reading.count(),
                        static_cast<double>(tokens_ - 1) / others.count());
@@ -46,7 +46,7 @@ class Speed {
  private:
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start_ = Clock::now();
-  Clock::time_point first_, last_;
+  Clock::time_point first_ = start_, last_ = start_;
   std::int64_t tokens_ = 0;
 };
 
